@@ -1,0 +1,1 @@
+"""GLIPv2 (arXiv 2206.05836) for detectron2."""

@@ -1,0 +1,105 @@
+"""From logits to detections: phrase scores, decoding, non-maximum suppression (facts 1.12)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from openvocab.errors import ConfigError
+
+AGGREGATES = ("mean", "max")
+
+
+def phrase_scores(logits: Tensor, token_map: Tensor, aggregate: str = "mean") -> Tensor:
+    """Scores of phrases from the probabilities of their tokens.
+
+    Args:
+        logits: (N, T) alignment of cells and tokens.
+        token_map: (P, T) bool, the tokens of each phrase (at least one each).
+        aggregate: `"mean"` (GLIP) or `"max"` over a phrase's tokens.
+
+    Returns:
+        (N, P) in 0..1.
+    """
+    prob = logits.float().sigmoid()
+    if aggregate == "max":
+        return torch.stack([prob[:, row].amax(dim=1) for row in token_map], dim=1)
+    weights = token_map.to(prob.dtype)
+    return prob @ (weights / weights.sum(dim=1, keepdim=True).clamp(min=1)).t()
+
+
+class GroundingPostProcessor:
+    """Turn one picture's head output into `Instances`.
+
+    Args:
+        box2box_transform: decodes deltas.
+        score_threshold: of a phrase's score, before centre-ness is taken in.
+        pre_nms_topk: candidates kept a level.
+        nms_threshold: IoU above which the weaker of two boxes of one phrase is dropped.
+        max_detections: kept over all phrases; in the official mode ties at the cut all stay.
+        aggregate: see `phrase_scores`.
+
+    Raises:
+        ConfigError: for an unknown aggregate.
+    """
+
+    def __init__(
+        self,
+        *,
+        box2box_transform: object,
+        score_threshold: float = 0.05,
+        pre_nms_topk: int = 1000,
+        nms_threshold: float = 0.6,
+        max_detections: int = 100,
+        aggregate: str = "mean",
+    ) -> None:
+        if aggregate not in AGGREGATES:
+            raise ConfigError(f"aggregate='{aggregate}' is not one of {', '.join(AGGREGATES)}")
+        self.box2box_transform = box2box_transform
+        self.score_threshold, self.pre_nms_topk = score_threshold, pre_nms_topk
+        self.nms_threshold, self.max_detections, self.aggregate = nms_threshold, max_detections, aggregate
+
+    def candidates(
+        self,
+        anchors: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        centerness: Sequence[Tensor],
+        logits: Sequence[Tensor],
+        token_map: Tensor,
+        image_size: tuple[int, int],
+    ) -> Instances:
+        """Return scored boxes of all levels before suppression.
+
+        Args:
+            anchors: per level (N, 4) XYXY pixels.
+            deltas: per level (N, 4).
+            centerness: per level (N,) logits.
+            logits: per level (N, T).
+            token_map: (P, T) bool.
+            image_size: (height, width) of the picture without padding; boxes are clipped to it.
+        """
+        boxes, scores, classes = [], [], []
+        for anchor, delta, centre, logit in zip(anchors, deltas, centerness, logits, strict=True):
+            score = phrase_scores(logit, token_map, self.aggregate)
+            keep = score > self.score_threshold
+            score = (score * centre.float().sigmoid()[:, None])[keep]
+            cell, phrase = keep.nonzero(as_tuple=True)
+            score, order = score.topk(min(self.pre_nms_topk, len(score)))
+            boxes.append(self.box2box_transform.apply_deltas(delta[cell[order]], anchor[cell[order]]))
+            scores.append(score.sqrt())
+            classes.append(phrase[order])
+        result = Instances(image_size)
+        result.pred_boxes = Boxes(torch.cat(boxes))
+        result.pred_boxes.clip(image_size)
+        result.scores, result.pred_classes = torch.cat(scores), torch.cat(classes)
+        return result
+
+    def suppress(self, candidates: Instances) -> Instances:
+        """Return the best detections after suppression within each phrase, best first."""
+        boxes = candidates.pred_boxes.tensor
+        keep = batched_nms(boxes.float(), candidates.scores, candidates.pred_classes, self.nms_threshold)
+        return candidates[keep[: self.max_detections]]

@@ -1,0 +1,178 @@
+"""Grounding sets: sentences whose phrases have boxes.
+
+Three file formats are read into the same dict: detectron2's, plus "caption" (str) and "phrases" (for each phrase its character
+spans [start, end) in the caption); an annotation's "category_id" is the position of its phrase. A box that several phrases speak
+of is there once for each.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from detectron2.structures import BoxMode
+
+from openvocab.errors import DataError, PromptError
+from openvocab.prompting import Caption
+
+from .budget import BadCounter, BadSampleBudget
+from .coco_json import check_box, read_coco, safe_join
+
+logger = logging.getLogger(__name__)
+Spans = tuple[tuple[int, int], ...]
+
+
+def _as_spans(value: object, caption: str) -> Spans:
+    """Return checked spans: one [start, end) pair or a list of them.
+
+    Raises:
+        DataError: for anything else, or a span outside the caption.
+    """
+    pairs = [value] if isinstance(value, Sequence) and len(value) == 2 and isinstance(value[0], int) else value
+    try:
+        spans = tuple(sorted({(int(start), int(end)) for start, end in pairs}))
+        Caption(caption, (spans,))
+    except (TypeError, ValueError, PromptError) as error:
+        raise DataError(f"spans {value!r:.80}: {error}") from error
+    return spans
+
+
+class _Record:
+    """Collects the phrases and boxes of one sentence."""
+
+    def __init__(self, *, file_name: str, height: int, width: int, image_id: int | str, caption: str, name: str) -> None:
+        self.base = {"file_name": file_name, "height": height, "width": width, "image_id": image_id, "caption": caption}
+        self.name, self.phrases, self.annotations = name, {}, []
+
+    def add(self, spans: Spans, box: Sequence[float], mode: BoxMode, crowd: bool = False) -> None:
+        phrase = self.phrases.setdefault(spans, len(self.phrases))
+        self.annotations.append({"bbox": list(box), "bbox_mode": mode, "category_id": phrase, "iscrowd": int(crowd)})
+
+    def finish(self) -> dict:
+        phrases = [[list(s) for s in spans] for spans in self.phrases]
+        return {**self.base, "phrases": phrases, "annotations": self.annotations, "dataset_source": self.name}
+
+
+def _sentence(image: object, folder: Path, name: str, path: Path) -> _Record:
+    if not isinstance(image, dict) or not isinstance(image.get("caption"), str) or not image["caption"].strip():
+        raise DataError(f"{path}: the image entry {image!r:.120} has no caption")
+    sizes = image.get("height"), image.get("width")
+    if not all(isinstance(v, int) and v > 0 for v in sizes):
+        raise DataError(f"{path}: the image '{image.get('file_name')}' has no usable height or width")
+    file_name = safe_join(folder, image.get("file_name", image.get("filename")))
+    image_id = image.get("id", file_name)
+    return _Record(
+        file_name=file_name, height=sizes[0], width=sizes[1], image_id=image_id, caption=image["caption"], name=name
+    )
+
+
+def load_mdetr_records(annotations: Path, images: Path, name: str, *, budget: BadSampleBudget | None = None) -> list[dict]:
+    """Read a json in MDETR's form (Flickr30k Entities "separateGT", RefCOCO/+/g, GoldG): one image entry a sentence.
+
+    Args:
+        annotations: the json; boxes XYWH with "tokens_positive", character spans in the image entry's "caption".
+        images: the folder its file names are relative to.
+        name: goes into "dataset_source".
+        budget: how many broken annotations are skipped.
+
+    Returns:
+        dicts as described at the top; "phrases_eval" holds `tokens_positive_eval` where the file has it.
+
+    Raises:
+        DataError: for an unreadable file, an image without caption or size, or too many broken annotations.
+    """
+    content = read_coco(annotations)
+    records = {}
+    for image in content["images"]:
+        record = _sentence(image, images, name, annotations)
+        if image.get("tokens_positive_eval"):
+            record.base["phrases_eval"] = image["tokens_positive_eval"]
+        records[record.base["image_id"]] = record
+    bad = (budget or BadSampleBudget()).counter(f"the annotations of '{name}'", len(content["annotations"]))
+    for number, raw in enumerate(content["annotations"]):
+        try:
+            _add_mdetr(raw, records)
+        except DataError as error:
+            bad.add(str(number), f"annotation number {number}: {error}")
+    return [r.finish() for r in records.values()]
+
+
+def _add_mdetr(raw: object, records: dict[object, _Record]) -> None:
+    if not isinstance(raw, dict) or raw.get("image_id") not in records:
+        raise DataError(f"{raw!r:.60} belongs to no image")
+    record, wrong = records[raw["image_id"]], check_box(raw.get("bbox"))
+    if wrong == "empty":
+        return
+    if wrong:
+        raise DataError(wrong)
+    spans = _as_spans(raw.get("tokens_positive"), record.base["caption"])
+    record.add(spans, raw["bbox"], BoxMode.XYWH_ABS, bool(raw.get("iscrowd", 0)))
+
+
+def find_phrase(phrase: str, caption: str) -> Spans:
+    """Return where a phrase stands in a caption as whole words, without regard to case.
+
+    Raises:
+        DataError: if it does not.
+    """
+    match = re.search(rf"(?<!\w){re.escape(phrase.strip())}(?!\w)", caption, flags=re.IGNORECASE)
+    if not phrase.strip() or match is None:
+        raise DataError(f"the phrase '{phrase}' is not in the caption '{caption[:80]}'")
+    return (match.span(),)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict]]:
+    if not path.is_file():
+        raise DataError(f"there is no annotation file {path}")
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, json.loads(line)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"the annotation file {path} cannot be read as json lines: {error}") from error
+
+
+def load_odvg_records(annotations: Path, images: Path, name: str, *, budget: BadSampleBudget | None = None) -> list[dict]:
+    """Read json lines in ODVG's form (Grounding DINO's trainers): {"filename", "height", "width", "grounding": {"caption",
+    "regions": [{"bbox": XYXY pixels, "phrase": a text or a list of texts, optionally "tokens_positive"}]}}.
+
+    Args: and Returns: as `load_mdetr_records`.
+
+    Raises:
+        DataError: for an unreadable file, a line of the detection kind (register those as COCO json), or too many broken regions.
+    """
+    rows = list(_lines(annotations))
+    bad = (budget or BadSampleBudget()).counter(f"the lines of '{name}'", len(rows))
+    records = []
+    for number, row in rows:
+        grounding = row.get("grounding") if isinstance(row, dict) else None
+        if not isinstance(grounding, dict):
+            raise DataError(f"{annotations}, line {number}: no 'grounding' part; register detection data as COCO json")
+        record = _sentence({**row, "caption": grounding.get("caption"), "id": row.get("id", number)}, images, name, annotations)
+        for region in grounding.get("regions", []):
+            try:
+                _add_region(region, record)
+            except DataError as error:
+                bad.add(f"{number}", f"line {number}: {error}")
+        records.append(record.finish())
+    return records
+
+
+def _add_region(region: object, record: _Record) -> None:
+    box = region.get("bbox") if isinstance(region, dict) else None
+    wrong = check_box(box)
+    if wrong not in (None, "empty"):
+        raise DataError(wrong)
+    if box[2] <= box[0] or box[3] <= box[1]:
+        return
+    caption = record.base["caption"]
+    if region.get("tokens_positive"):
+        record.add(_as_spans(region["tokens_positive"], caption), box, BoxMode.XYXY_ABS)
+        return
+    phrases = region.get("phrase")
+    for phrase in [phrases] if isinstance(phrases, str) else phrases or [""]:
+        record.add(find_phrase(str(phrase), caption), box, BoxMode.XYXY_ABS)

@@ -1,0 +1,84 @@
+"""Reading pictures: upright, 8 bits, three channels, and nothing else."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from openvocab.errors import InputError
+
+MAX_PIXELS = 178_956_970
+"""Most pixels of a picture: where Pillow itself calls a file a decompression bomb."""
+FORMATS = ("RGB", "BGR")
+_EXIF_ORIENTATION = 0x0112
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, MemoryError, Image.DecompressionBombError)
+
+
+def _open(path: Path) -> Image.Image:
+    if not path.is_file():
+        raise InputError(f"there is no picture {path}")
+    try:
+        return Image.open(path)
+    except Image.DecompressionBombError as error:
+        raise InputError(f"the picture {path} is too large to be opened safely: {error}") from error
+    except _UNREADABLE as error:
+        raise InputError(f"the file {path} is no picture that can be read: {error}") from error
+
+
+def _as_rgb(image: Image.Image, path: Path) -> np.ndarray:
+    """Return (H, W, 3) uint8 RGB; 16 bits a channel are scaled to 8 (Pillow alone would clip them to 255)."""
+    if image.mode.startswith("I") or image.mode == "F":
+        grey = np.asarray(image).astype(np.float64)
+        low, high = (float(grey.min()), float(grey.max())) if grey.size else (0.0, 0.0)
+        if image.mode == "F" or low < 0 or high > 65535:
+            raise InputError(f"the picture {path} has values from {low:g} to {high:g}; convert it to 8 or 16 bits a channel")
+        grey = np.round(grey / 257.0).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("P", "PA") and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.asarray(image.convert("RGB"))
+
+
+def _upright(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+    """Turn as EXIF says, unless a record's (height, width) fits only the pixels as they are stored."""
+    turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+    if turned and size is not None and size == (image.height, image.width) and size != (image.width, image.height):
+        return image
+    return ImageOps.exif_transpose(image)
+
+
+def read_image(path: str | Path, image_format: str = "RGB", *, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Read a picture, turned as its EXIF data says.
+
+    Args:
+        path: a file Pillow can read.
+        image_format: "RGB" or "BGR", the order of the channels.
+        size: (height, width) of the data set's record. Boxes made on the stored pixels of a turned photo (some tools ignore
+            EXIF) are recognised by it, and then the photo is not turned.
+
+    Returns:
+        (H, W, 3) uint8. 16-bit grey is scaled, transparency is dropped.
+
+    Raises:
+        InputError: if the file is missing, damaged, cut short, too large, no picture, or not of the given size.
+    """
+    path = Path(path)
+    if image_format not in FORMATS:
+        raise InputError(f"image_format {image_format!r} is not one of {FORMATS}")
+    with _open(path) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise InputError(f"the picture {path} has {image.width} x {image.height} pixels, more than {MAX_PIXELS}")
+        try:
+            pixels = _as_rgb(_upright(image, size), path)
+        except InputError:
+            raise
+        except _UNREADABLE as error:
+            raise InputError(f"the picture {path} is damaged or cut short: {error}") from error
+    if size is not None and pixels.shape[:2] != tuple(size):
+        found = f"{pixels.shape[1]} x {pixels.shape[0]}"
+        raise InputError(f"the picture {path} is {found} (width x height), its record says {size[1]} x {size[0]}")
+    return pixels if image_format == "RGB" else pixels[:, :, ::-1]
