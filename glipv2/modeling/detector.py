@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ from .losses import Targets
 CACHED_CAPTIONS = 32
 
 
+@META_ARCH_REGISTRY.register()
 class GLIPv2(nn.Module):
     """Grounded detector: a picture and a caption (or a vocabulary, written as one) give boxes for the caption's phrases.
 
@@ -38,13 +41,14 @@ class GLIPv2(nn.Module):
         separator: between the names of a vocabulary.
         ignore_padding: leave padded pixels out of attention and means, and run pictures of different sizes apart at test time, so
             that a batch gives what its pictures give alone (ours). False is the published form, in which padding takes part.
-        prior: optional second opinion on region names, called as `prior(image, instances, vocabulary)` (see `SemanticPrior`).
+        prior: optional second opinion on names in evaluation, a `SemanticPrior`; pictures with a caption go without it.
         vocabulary: names used when a picture brings none.
 
     Raises:
         ConfigError: for an unknown `input_format`.
     """
 
+    @configurable
     def __init__(
         self,
         *,
@@ -71,9 +75,17 @@ class GLIPv2(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
         self._language_cache: OrderedDict[tuple, tuple[LanguageFeatures, Tensor]] = OrderedDict()
+        self.register_load_state_dict_post_hook(lambda module, _: module._language_cache.clear())
         self.vocabulary: Vocabulary | None = None
         if vocabulary is not None:
             self.set_vocabulary(vocabulary)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        """Read a yaml config that `add_glipv2_config` has prepared."""
+        from glipv2.config import glipv2_from_config
+
+        return glipv2_from_config(cfg)
 
     @property
     def device(self) -> torch.device:
@@ -90,8 +102,14 @@ class GLIPv2(nn.Module):
         self.vocabulary = vocabulary
 
     def train(self, mode: bool = True) -> GLIPv2:
-        self._language_cache.clear()  # the text encoder may change
+        """Set the mode; training forgets encoded captions, since the text encoder may change."""
+        if mode:
+            self._language_cache.clear()
         return super().train(mode)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> GLIPv2:
+        self._language_cache.clear()  # encoded captions stay on their old device
+        return super()._apply(fn, recurse)
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Instances]]:
         """Detect, or in training return the losses.
@@ -121,6 +139,8 @@ class GLIPv2(nn.Module):
         vocabulary = x.get("vocabulary") or self.vocabulary
         if vocabulary is None:
             raise VocabularyError("nothing to look for: call set_vocabulary(...), or give each input a 'vocabulary' or 'caption'")
+        if self._uses_prior(x):
+            vocabulary, _ = self.prior.extended(vocabulary)
         return build_caption(vocabulary, separator=self.separator)
 
     # ---- language -------------------------------------------------------------------------------------------------
@@ -211,7 +231,7 @@ class GLIPv2(nn.Module):
             part = LanguageFeatures(hidden=language.hidden[group], mask=language.mask[group])
             output, anchors, sizes = self.run_head([batched_inputs[i]["image"] for i in group], part)
             for j, i in enumerate(group):
-                found = self._postprocess(output, j, anchors, maps[i], sizes[j])
+                found = self._postprocess(batched_inputs[i], _one(output, j, anchors), maps[i], sizes[j])
                 results[i] = {"instances": self._finish(batched_inputs[i], found)}
         return results
 
@@ -224,19 +244,23 @@ class GLIPv2(nn.Module):
             groups.setdefault(tuple(self._padded(s) for s in x["image"].shape[-2:]), []).append(i)
         return list(groups.values())
 
-    def _postprocess(
-        self, output: HeadOutput, index: int, anchors: list[Tensor], phrase_tokens: Tensor, size: tuple[int, int]
-    ) -> Instances:
-        candidates = self.postprocessor.candidates(
-            anchors,
-            [d[index] for d in output.box_deltas],
-            [c[index] for c in output.centerness],
-            [a[index] for a in output.alignment],
-            phrase_tokens,
-            size,
-        )
-        return self.postprocessor.suppress(candidates)
+    def _postprocess(self, x: dict, parts: tuple, phrase_tokens: Tensor, size: tuple[int, int]) -> Instances:
+        found = self.postprocessor.suppress(self.postprocessor.candidates(*parts, phrase_tokens, size))
+        if not self._uses_prior(x):
+            return found
+        vocabulary = x.get("vocabulary") or self.vocabulary
+        boxes, scores = self.postprocessor.proposals(*parts, phrase_tokens, size)
+        image = x["image"] if self.input_format == "RGB" else x["image"].flip(0)
+        return self.prior(image, found, boxes, scores, vocabulary, self.postprocessor.max_detections)
+
+    def _uses_prior(self, x: dict) -> bool:
+        return self.prior is not None and not self.training and x.get("caption") is None
 
     def _finish(self, x: dict, found: Instances) -> Instances:
         height, width = x["image"].shape[-2:]
         return detector_postprocess(found, x.get("height", height), x.get("width", width))
+
+
+def _one(output: HeadOutput, index: int, anchors: list[Tensor]) -> tuple[list[Tensor], ...]:
+    """Anchors and the head's output for one picture of the batch, as the postprocessor takes them."""
+    return (anchors, *([x[index] for x in part] for part in (output.box_deltas, output.centerness, output.alignment)))

@@ -98,6 +98,30 @@ class GroundingPostProcessor:
         result.scores, result.pred_classes = torch.cat(scores), torch.cat(classes)
         return result
 
+    def proposals(
+        self,
+        anchors: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        centerness: Sequence[Tensor],
+        logits: Sequence[Tensor],
+        token_map: Tensor,
+        image_size: tuple[int, int],
+        topk: int = 100,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the cells that any phrase likes best: boxes (M, 4) and their scores for all phrases (M, P), M <= topk a level.
+
+        The arguments are those of `candidates`.
+        """
+        boxes, scores = [], []
+        for anchor, delta, centre, logit in zip(anchors, deltas, centerness, logits, strict=True):
+            score = phrase_scores(logit, token_map, self.aggregate) * centre.float().sigmoid()[:, None]
+            best = score.amax(dim=1).topk(min(topk, len(score))).indices
+            boxes.append(self.box2box_transform.apply_deltas(delta[best], anchor[best]))
+            scores.append(score[best].sqrt())
+        result = Boxes(torch.cat(boxes))
+        result.clip(image_size)
+        return result.tensor, torch.cat(scores)
+
     def suppress(self, candidates: Instances) -> Instances:
         """Return the best detections after suppression within each phrase, best first."""
         boxes = candidates.pred_boxes.tensor

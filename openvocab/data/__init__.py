@@ -1,7 +1,8 @@
 """Data sets by name, mappers, and loaders."""
 
 from .budget import BadSampleBudget
-from .catalog import datasets_root, ensure_registered, get_records, get_vocabulary, register_coco_folder, register_from_yaml
+from .catalog import datasets_root, ensure_registered, get_records, get_vocabulary
+from .folders import register_coco_folder, register_from_yaml
 from .image import read_image
 from .known_sets import register_odinw, register_shared
 from .loader import TrainLoader, TrainSource, build_test_loader, build_train_loader

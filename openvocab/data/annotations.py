@@ -42,7 +42,9 @@ def boxes_of(annotations: list[dict]) -> np.ndarray:
     return np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
 
 
-def move(annotations: list[dict], transforms: T.TransformList, before: tuple[int, int], after: tuple[int, int]) -> Moved:
+def move(
+    annotations: list[dict], transforms: T.TransformList, before: tuple[int, int], after: tuple[int, int]
+) -> Moved:
     """Apply an augmentation's transforms to boxes.
 
     Args:
@@ -69,7 +71,9 @@ def _polygons(annotation: dict, transforms: T.TransformList, box: np.ndarray) ->
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, dict):
         raise DataError("an annotation's mask is run-length coded; use mask_format='bitmask'")
-    usable = [np.asarray(p, dtype=np.float64).reshape(-1, 2) for p in segmentation or () if len(p) % 2 == 0 and len(p) >= 6]
+    usable = [
+        np.asarray(p, dtype=np.float64).reshape(-1, 2) for p in segmentation or () if len(p) % 2 == 0 and len(p) >= 6
+    ]
     if not usable:
         left, top, right, bottom = (float(v) for v in box)
         return [np.asarray([left, top, right, top, right, bottom, left, bottom])], True

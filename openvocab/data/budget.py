@@ -60,10 +60,8 @@ class BadCounter:
             logger.warning("skipped in %s (%d of %d allowed): %s", self.what, len(self), self.allowed, reason)
             return
         lines = list(self.reasons.values())
-        more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
-        raise DataError(
-            f"{len(lines)} of {self.total} entries of {self.what} are bad, {self.allowed} allowed: {'; '.join(lines[:_SHOWN])}{more}"
-        )
+        shown = "; ".join(lines[:_SHOWN]) + (f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else "")
+        raise DataError(f"{len(lines)} of {self.total} in {self.what} are bad, {self.allowed} allowed: {shown}")
 
     def restore(self, reasons: Iterable[tuple[str, str]]) -> None:
         """Take over a saved count without warning again."""

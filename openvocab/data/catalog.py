@@ -7,13 +7,13 @@ detectron2's `MetadataCatalog` refuses to change `thing_classes` within a proces
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from openvocab.errors import DataError, VocabularyError, nearest
+from openvocab.errors import DataError, VocabularyError
 from openvocab.vocabulary import Vocabulary
 
 from .coco_json import load_coco_records, read_coco, sorted_categories
@@ -66,17 +66,20 @@ def datasets_root() -> Path:
     return Path(os.environ.get(ROOT_ENV) or "datasets").expanduser()
 
 
+def _set_metadata(name: str, **values: object) -> None:
+    """Set fields that detectron2 would refuse to change: the entry is made anew, with the other fields it had."""
+    old = MetadataCatalog.get(name).as_dict()
+    MetadataCatalog.remove(name)
+    MetadataCatalog.get(name).set(**{k: v for k, v in {**old, **values}.items() if k != "name"})
+
+
 def publish(entry: Entry) -> None:
     """Put an entry into our table and detectron2's catalogs, in place of one of the same name."""
-    old = MetadataCatalog.get(entry.name).as_dict() if entry.name in MetadataCatalog.list() else {}
     if entry.name in DatasetCatalog.list():
         DatasetCatalog.remove(entry.name)
-    if old:
-        MetadataCatalog.remove(entry.name)
-    paths = {"json_file": str(entry.annotations), "image_root": str(entry.images)}
-    old = {k: v for k, v in old.items() if k not in ("name", "evaluator_type")}
-    MetadataCatalog.get(entry.name).set(**{**old, **paths}, evaluator_type=entry.evaluator_type)
     DatasetCatalog.register(entry.name, lambda: get_records(entry.name))
+    paths = {"json_file": str(entry.annotations), "image_root": str(entry.images)}
+    _set_metadata(entry.name, **paths, evaluator_type=entry.evaluator_type)
     _ENTRIES[entry.name] = entry
     _VOCABULARIES.pop(entry.name, None)
 
@@ -96,89 +99,9 @@ def register(entry: Entry) -> None:
     publish(entry)
 
 
-def _as_vocabulary(value: Vocabulary | Sequence[str] | str | Path | None) -> Vocabulary | None:
-    if value is None or isinstance(value, Vocabulary):
-        return value
-    if isinstance(value, (str, Path)):
-        is_file = isinstance(value, Path) or value.endswith((".txt", ".json"))
-        return Vocabulary.from_file(value) if is_file else Vocabulary.builtin(value)
-    return Vocabulary.from_names(list(value))
-
-
-def register_coco_folder(
-    name: str,
-    *,
-    annotations: str | Path,
-    images: str | Path = "images",
-    root: str | Path | None = None,
-    vocabulary: Vocabulary | Sequence[str] | str | Path | None = None,
-    captions: str | Path | None = None,
-) -> None:
-    """Register a folder with a COCO json and pictures under `name`.
-
-    Args:
-        name: for configs and detectron2's catalogs.
-        annotations: the json, below `root`.
-        images: the folder of pictures, below `root`.
-        root: the data set's folder; a relative one lies below $DETECTRON2_DATASETS (read now; default ./datasets).
-        vocabulary: names or prompts of your own, in order of the sorted category ids: a `Vocabulary`, a list, a built-in's name,
-            or a .txt/.json file. By default the names of the json.
-        captions: a COCO captions json, below `root`.
-
-    Raises:
-        DataError: if the json is missing, no COCO json, does not fit the vocabulary, or the name is taken by another set.
-    """
-    if not isinstance(name, str) or not name.strip():
-        raise DataError(f"a data set's name must be a text, got {name!r}")
-    folder = datasets_root() / Path(root or "").expanduser()
-    entry = Entry(
-        name=name,
-        annotations=folder / annotations,
-        images=folder / images,
-        vocabulary=_as_vocabulary(vocabulary),
-        captions=None if captions is None else folder / captions,
-    )
-    if _ENTRIES.get(name) == entry:
-        return
-    for path in (entry.annotations, entry.images, entry.captions):
-        if path is not None and not path.exists():
-            raise DataError(f"data set '{name}': there is no {path}; check root='{root}' and {ROOT_ENV} ('{datasets_root()}')")
-    register(entry)
-    try:
-        get_vocabulary(name)
-    except (DataError, VocabularyError):
-        unregister(name)
-        raise
-
-
-def register_from_yaml(path: str | Path) -> list[str]:
-    """Register every data set of a yaml file, one a line: `my_train: {root: my, annotations: train.json, images: images}`.
-
-    The fields are the arguments of `register_coco_folder`. The file is read by yaml's safe loader.
-
-    Returns:
-        the names.
-
-    Raises:
-        DataError: for an unreadable file, an unknown field, or what `register_coco_folder` refuses.
-    """
-    import yaml
-
-    known = ("root", "annotations", "images", "vocabulary", "captions")
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"the data set list {path} cannot be read: {error}") from error
-    if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
-        raise DataError(f"{path} must hold lines like 'my_train: {{root: my, annotations: train.json, images: images}}'")
-    for name, fields in content.items():
-        for field in fields:
-            if field not in known:
-                raise DataError(f"{path}: '{name}' has the unknown field '{field}'.{nearest(field, known)}")
-        if "annotations" not in fields:
-            raise DataError(f"{path}: '{name}' has no field 'annotations'")
-        register_coco_folder(name, **fields)
-    return list(content)
+def is_registered(entry: Entry) -> bool:
+    """Say whether this very entry is registered."""
+    return _ENTRIES.get(entry.name) == entry
 
 
 def unregister(name: str) -> None:
@@ -208,24 +131,39 @@ def ensure_registered(name: str) -> None:
 
 def _read_vocabulary(entry: Entry) -> Vocabulary:
     if entry.reader != "coco":
-        raise DataError(f"'{entry.name}' is a grounding set: what to look for stands in its captions, it has no list of names")
-    if entry.automatic and not entry.annotations.is_file():
-        names = MetadataCatalog.get(entry.name).get("thing_classes")  # detectron2 knows the names of COCO and LVIS
-        if entry.vocabulary is not None or names:
-            return entry.vocabulary or Vocabulary.from_names(list(names))
+        raise DataError(
+            f"'{entry.name}' is a grounding set: what to look for stands in its captions, it has no list of names"
+        )
+    if entry.vocabulary is not None and entry.automatic and not entry.annotations.is_file():
+        return entry.vocabulary  # a benchmark's names are known without its files
     categories = sorted_categories(read_coco(entry.annotations), entry.annotations)
     ids = {c["id"]: i for i, c in enumerate(categories)}
-    MetadataCatalog.get(entry.name).set(thing_dataset_id_to_contiguous_id=ids)
+    _set_metadata(entry.name, thing_dataset_id_to_contiguous_id=ids)
     if entry.vocabulary is None:
         try:
             return Vocabulary.from_names([c["name"] for c in categories])
         except VocabularyError as error:
-            raise DataError(f"the names in {entry.annotations} cannot be used ({error}); give vocabulary=[...] instead") from error
-    if entry.automatic and all(c["name"] in entry.vocabulary for c in categories):
-        return entry.vocabulary.subset([entry.vocabulary.index(c["name"]) for c in categories])
-    if len(entry.vocabulary) != len(categories):
-        raise DataError(f"'{entry.name}': the vocabulary has {len(entry.vocabulary)} names, the json {len(categories)} categories")
+            raise DataError(
+                f"the names in {entry.annotations} cannot be used ({error}); give vocabulary=[...] instead"
+            ) from error
+    places = [entry.vocabulary.index(c["name"]) for c in categories if c["name"] in entry.vocabulary]
+    if entry.automatic and len(set(places)) == len(categories):
+        return entry.vocabulary.subset(places)  # the json may hold a part of a benchmark's classes
+    _check_order(entry, [c["name"] for c in categories])
     return entry.vocabulary
+
+
+def _check_order(entry: Entry, names: list[str]) -> None:
+    """Raise DataError unless the entry's words can stand for the json's `names`, one by one."""
+    words = entry.vocabulary
+    if len(words) != len(names):
+        raise DataError(f"'{entry.name}': the vocabulary has {len(words)} names, the json {len(names)} categories")
+    for i, name in enumerate(names):
+        if names.count(name) == 1 and name in words and words.index(name) != i:
+            raise DataError(
+                f"'{entry.name}': '{name}' is name {words.index(name)} of the vocabulary, but {i} of the json; "
+                "give the names in order of the category ids"
+            )
 
 
 def get_vocabulary(name: str) -> Vocabulary:

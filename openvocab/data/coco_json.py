@@ -59,7 +59,9 @@ def sorted_categories(content: dict, path: Path) -> list[dict]:
         if not isinstance(category, dict) or not isinstance(category.get("id"), int) or "name" not in category:
             raise DataError(f"{path}: the category {category!r:.80} has no integer 'id' or no 'name'")
         if category["id"] in seen:
-            raise DataError(f"{path}: category id {category['id']} is there twice ('{seen[category['id']]}', '{category['name']}')")
+            raise DataError(
+                f"{path}: category id {category['id']} is there twice ('{seen[category['id']]}', '{category['name']}')"
+            )
         seen[category["id"]] = category["name"]
     return sorted(content["categories"], key=lambda c: c["id"])
 
@@ -95,7 +97,9 @@ def _image_record(image: object, folder: Path, name: str, path: Path) -> dict:
     file_name = safe_join(folder, _image_name(image))
     sizes = image.get("height"), image.get("width")
     if not all(isinstance(v, int) and v > 0 for v in sizes) or not isinstance(image.get("id"), (int, str)):
-        raise DataError(f"{path}: the image '{image.get('file_name')}' has no usable id, height or width: {image!r:.160}")
+        raise DataError(
+            f"{path}: the image '{image.get('file_name')}' has no usable id, height or width: {image!r:.160}"
+        )
     record = {"file_name": file_name, "height": sizes[0], "width": sizes[1], "image_id": image["id"], "annotations": []}
     for key in ("neg_category_ids", "not_exhaustive_category_ids"):
         if key in image:
@@ -143,7 +147,10 @@ def _attach(content: dict, records: dict, position: dict[int, int], bad: BadCoun
         elif wrong == "empty":
             empty += 1
         else:
-            bad.add(str(number), f"annotation {raw.get('id', f'number {number}') if isinstance(raw, dict) else number}: {wrong}")
+            bad.add(
+                str(number),
+                f"annotation {raw.get('id', f'number {number}') if isinstance(raw, dict) else number}: {wrong}",
+            )
     if empty:
         logger.info("%s: %d boxes without area left out", bad.what, empty)
 
@@ -174,7 +181,8 @@ def load_coco_records(
         dicts with "annotations" in XYWH pixels and contiguous "category_id" (positions in the sorted category ids).
 
     Raises:
-        DataError: for an unreadable file, a picture's name that leaves its folder, an image without id or size, an image id that
+        DataError: for an unreadable file, a picture's name that leaves its folder, an image without id or size, an
+        image id that
             is there twice, or more broken annotations than the budget allows.
     """
     content = read_coco(annotations)

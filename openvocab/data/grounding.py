@@ -1,8 +1,8 @@
 """Grounding sets: sentences whose phrases have boxes.
 
-Three file formats are read into the same dict: detectron2's, plus "caption" (str) and "phrases" (for each phrase its character
-spans [start, end) in the caption); an annotation's "category_id" is the position of its phrase. A box that several phrases speak
-of is there once for each.
+Three file formats are read into the same dict: detectron2's, plus "caption" (str) and "phrases" (for each phrase its
+character spans [start, end) in the caption); an annotation's "category_id" is the position of its phrase. A box that
+several phrases speak of is there once for each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from detectron2.structures import BoxMode
 from openvocab.errors import DataError, PromptError
 from openvocab.prompting import Caption
 
-from .budget import BadCounter, BadSampleBudget
+from .budget import BadSampleBudget
 from .coco_json import check_box, read_coco, safe_join
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,9 @@ def _as_spans(value: object, caption: str) -> Spans:
 class _Record:
     """Collects the phrases and boxes of one sentence."""
 
-    def __init__(self, *, file_name: str, height: int, width: int, image_id: int | str, caption: str, name: str) -> None:
+    def __init__(
+        self, *, file_name: str, height: int, width: int, image_id: int | str, caption: str, name: str
+    ) -> None:
         self.base = {"file_name": file_name, "height": height, "width": width, "image_id": image_id, "caption": caption}
         self.name, self.phrases, self.annotations = name, {}, []
 
@@ -69,7 +71,9 @@ def _sentence(image: object, folder: Path, name: str, path: Path) -> _Record:
     )
 
 
-def load_mdetr_records(annotations: Path, images: Path, name: str, *, budget: BadSampleBudget | None = None) -> list[dict]:
+def load_mdetr_records(
+    annotations: Path, images: Path, name: str, *, budget: BadSampleBudget | None = None
+) -> list[dict]:
     """Read a json in MDETR's form (Flickr30k Entities "separateGT", RefCOCO/+/g, GoldG): one image entry a sentence.
 
     Args:
@@ -136,14 +140,17 @@ def _lines(path: Path) -> Iterator[tuple[int, dict]]:
         raise DataError(f"the annotation file {path} cannot be read as json lines: {error}") from error
 
 
-def load_odvg_records(annotations: Path, images: Path, name: str, *, budget: BadSampleBudget | None = None) -> list[dict]:
-    """Read json lines in ODVG's form (Grounding DINO's trainers): {"filename", "height", "width", "grounding": {"caption",
-    "regions": [{"bbox": XYXY pixels, "phrase": a text or a list of texts, optionally "tokens_positive"}]}}.
+def load_odvg_records(
+    annotations: Path, images: Path, name: str, *, budget: BadSampleBudget | None = None
+) -> list[dict]:
+    """Read json lines in ODVG's form (Grounding DINO's trainers): {"filename", "height", "width", "grounding":
+    {"caption", "regions": [{"bbox": XYXY pixels, "phrase": a text or a list of texts, optionally "tokens_positive"}]}}.
 
     Args: and Returns: as `load_mdetr_records`.
 
     Raises:
-        DataError: for an unreadable file, a line of the detection kind (register those as COCO json), or too many broken regions.
+        DataError: for an unreadable file, a line of the detection kind (register those as COCO json), or too many
+        broken regions.
     """
     rows = list(_lines(annotations))
     bad = (budget or BadSampleBudget()).counter(f"the lines of '{name}'", len(rows))
@@ -152,7 +159,9 @@ def load_odvg_records(annotations: Path, images: Path, name: str, *, budget: Bad
         grounding = row.get("grounding") if isinstance(row, dict) else None
         if not isinstance(grounding, dict):
             raise DataError(f"{annotations}, line {number}: no 'grounding' part; register detection data as COCO json")
-        record = _sentence({**row, "caption": grounding.get("caption"), "id": row.get("id", number)}, images, name, annotations)
+        record = _sentence(
+            {**row, "caption": grounding.get("caption"), "id": row.get("id", number)}, images, name, annotations
+        )
         for region in grounding.get("regions", []):
             try:
                 _add_region(region, record)

@@ -14,8 +14,18 @@ from openvocab.errors import InputError
 MAX_PIXELS = 178_956_970
 """Most pixels of a picture: where Pillow itself calls a file a decompression bomb."""
 FORMATS = ("RGB", "BGR")
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 _EXIF_ORIENTATION = 0x0112
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, MemoryError, Image.DecompressionBombError)
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    MemoryError,
+    Image.DecompressionBombError,
+)
 
 
 def _open(path: Path) -> Image.Image:
@@ -35,7 +45,9 @@ def _as_rgb(image: Image.Image, path: Path) -> np.ndarray:
         grey = np.asarray(image).astype(np.float64)
         low, high = (float(grey.min()), float(grey.max())) if grey.size else (0.0, 0.0)
         if image.mode == "F" or low < 0 or high > 65535:
-            raise InputError(f"the picture {path} has values from {low:g} to {high:g}; convert it to 8 or 16 bits a channel")
+            raise InputError(
+                f"the picture {path} has values from {low:g} to {high:g}; convert it to 8 or 16 bits a channel"
+            )
         grey = np.round(grey / 257.0).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode in ("P", "PA") and "transparency" in image.info:
@@ -51,14 +63,28 @@ def _upright(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
+def upright_size(path: str | Path) -> tuple[int, int]:
+    """Return (width, height) of a picture after turning it as EXIF says, from its header alone.
+
+    Raises:
+        InputError: if the file is missing or no picture.
+    """
+    with _open(Path(path)) as image:
+        try:
+            turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+        except _UNREADABLE as error:
+            raise InputError(f"the picture {path} is damaged: {error}") from error
+        return (image.height, image.width) if turned else image.size
+
+
 def read_image(path: str | Path, image_format: str = "RGB", *, size: tuple[int, int] | None = None) -> np.ndarray:
     """Read a picture, turned as its EXIF data says.
 
     Args:
         path: a file Pillow can read.
         image_format: "RGB" or "BGR", the order of the channels.
-        size: (height, width) of the data set's record. Boxes made on the stored pixels of a turned photo (some tools ignore
-            EXIF) are recognised by it, and then the photo is not turned.
+        size: (height, width) of the data set's record. Boxes made on the stored pixels of a turned photo (some tools
+            ignore EXIF) are recognised by it, and then the photo is not turned.
 
     Returns:
         (H, W, 3) uint8. 16-bit grey is scaled, transparency is dropped.

@@ -1,4 +1,6 @@
-"""Sets that are found by their name alone: where the common ones lie below $DETECTRON2_DATASETS, and the shared small ones."""
+"""Sets that are found by their name alone: where the common ones lie below $DETECTRON2_DATASETS, and the shared small
+ones.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ _REFCOCO = re.compile(r"(refcoco|refcoco\+|refcocog)_(train|val|test|testA|testB
 
 
 def _shared_places() -> list[Path]:
-    """Return where shared sets may lie: $OPENVOCAB_SHARED_DATA, else ../shared/data beside the repository; then the root."""
+    """Return where shared sets may lie: $OPENVOCAB_SHARED_DATA or ../shared/data beside the repo, then the root."""
     first = os.environ.get(SHARED_ENV) or Path(__file__).resolve().parents[3] / "shared" / "data"
     return [Path(first).expanduser(), datasets_root()]
 
@@ -42,26 +44,19 @@ def _shared_entry(name: str, root: Path | None = None) -> Entry | None:
         name=name,
         annotations=folder / f"annotations/instances_{split}.json",
         images=folder / "images",
-        vocabulary=_builtin("coco" if base == "coco_mini" else base),
+        vocabulary=Vocabulary.builtin("coco" if base == "coco_mini" else base),
         captions=captions if captions.is_file() else None,
         automatic=root is None,
     )
-
-
-def _builtin(name: str) -> Vocabulary | None:
-    try:
-        return Vocabulary.builtin(name) if name in Vocabulary.builtin_names() else None
-    except ImportError:
-        if name != "bccd":
-            return None
-        return Vocabulary.from_names(["RBC", "WBC", "Platelets"], prompts=["red blood cell", "white blood cell", "platelet"])
 
 
 def _benchmark_entry(name: str, root: Path) -> Entry | None:
     """Return the entry of a well-known benchmark, whether its files are there or not."""
     if match := _COCO.fullmatch(name):
         year, split = match.groups()
-        file = {"minival": "instances_minival2014", "val_100": f"instances_val{year}_100"}.get(split, f"instances_{split}{year}")
+        file = {"minival": "instances_minival2014", "val_100": f"instances_val{year}_100"}.get(
+            split, f"instances_{split}{year}"
+        )
         folder = f"coco/{'val' if split != 'train' else 'train'}{year}"
         return _entry(name, root / f"coco/annotations/{file}.json", root / folder, "coco")
     if match := _LVIS.fullmatch(name):
@@ -69,7 +64,7 @@ def _benchmark_entry(name: str, root: Path) -> Entry | None:
         return _entry(name, file, root / "coco", "lvis", evaluator_type="lvis")
     if match := _OBJECTS365.fullmatch(name):
         folder = root / "objects365"
-        return _entry(name, folder / f"annotations/zhiyuan_objv2_{match[1]}.json", folder / match[1], "objects365")
+        return _entry(name, folder / f"annotations/zhiyuan_objv2_{match[1]}.json", folder / match[1], None)
     if match := _FLICKR.fullmatch(name):
         file = root / f"mdetr_annotations/final_flickr_separateGT_{match[1]}.json"
         return _entry(name, file, root / f"flickr30k/flickr30k_images/{match[1]}", None, reader="mdetr")
@@ -80,7 +75,7 @@ def _benchmark_entry(name: str, root: Path) -> Entry | None:
 
 
 def _entry(name: str, annotations: Path, images: Path, vocabulary: str | None, **more: str) -> Entry:
-    words = _builtin(vocabulary) if vocabulary else None
+    words = Vocabulary.builtin(vocabulary) if vocabulary else None
     return Entry(name=name, annotations=annotations, images=images, vocabulary=words, automatic=True, **more)
 
 
@@ -99,7 +94,8 @@ def _odinw_entries(root: Path) -> dict[str, Entry]:
 
 
 def register_odinw(root: str | Path | None = None) -> list[str]:
-    """Register ODinW folders laid out as `<set>/<split>/annotations_without_background.json` (or `_annotations.coco.json`).
+    """Register ODinW folders laid out as `<set>/<split>/annotations_without_background.json` (or
+    `_annotations.coco.json`).
 
     Args:
         root: the folder of the sets; default $DETECTRON2_DATASETS/odinw.
@@ -121,7 +117,8 @@ def register_shared(root: str | Path | None = None) -> list[str]:
     """Register every shared small set that is found, such as "bccd_train"; see `SHARED_SETS`.
 
     Args:
-        root: their folder; default $OPENVOCAB_SHARED_DATA, ../shared/data beside the repository, or $DETECTRON2_DATASETS.
+        root: their folder; default $OPENVOCAB_SHARED_DATA, ../shared/data beside the repository, or
+            $DETECTRON2_DATASETS.
 
     Returns:
         the names.
@@ -137,7 +134,7 @@ def register_shared(root: str | Path | None = None) -> list[str]:
 
 
 def resolve(name: str) -> Entry | None:
-    """Return the entry of a set that is known by its name, for the environment as it is now; None for any other name."""
+    """Return the entry of a set known by its name, for the environment as it is now; None for any other name."""
     entry = _shared_entry(name) or _benchmark_entry(name, datasets_root())
     if entry is None and name.startswith("odinw_") and (datasets_root() / "odinw").is_dir():
         entry = _odinw_entries(datasets_root() / "odinw").get(name)
@@ -155,4 +152,3 @@ def explain_unknown(name: str) -> str:
         f"there is no data set '{name}'.{hint} Looked in {places}; set {SHARED_ENV} or {ROOT_ENV}, "
         "or call openvocab.data.register_coco_folder"
     )
-

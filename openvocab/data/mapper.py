@@ -30,17 +30,16 @@ class DatasetMapper:
 
     Args:
         is_train: keep boxes and draw prompts; else only the picture and its vocabulary.
-        augmentations: detectron2 augmentations, applied in order. A flip does not change "left" and "right" in captions (as GLIP).
+        augmentations: detectron2 augmentations, applied in order. A flip does not change "left" and "right" in captions
+            (as GLIP).
         image_format: "RGB" or "BGR".
-        vocabulary: words in place of the data set's own; the set's names are looked up in it (names, prompts and aliases).
+        vocabulary: words in place of the data set's own; the set's names are looked up in it (names, prompts and
+            aliases).
         prompt: chooses the names of a training prompt; None takes all, in order.
-        exclude_names: never prompted, never taught; their boxes become "ignore_boxes", and sentences that speak of them are left
-            out.
-        generic_name: with `generic_name_prob`, `super_names`, `super_name_prob` and `synonyms` see `NameChanges` (ours).
-        generic_name_prob: see `NameChanges`.
-        super_names: see `NameChanges`.
-        super_name_prob: see `NameChanges`.
-        synonyms: see `NameChanges`.
+        exclude_names: never prompted, never taught; their boxes become "ignore_boxes", and sentences that speak of them
+            are left out.
+        generic_name, generic_name_prob, super_names, super_name_prob, synonyms: other words for the same boxes, see
+            `NameChanges` (ours).
         with_masks: add "gt_masks", and "gt_is_box_mask" (N,) bool, true where the mask is only the box's rectangle.
         mask_format: "polygon" or "bitmask".
         min_size: boxes narrower or lower than this many pixels after augmentation are left out.
@@ -49,8 +48,9 @@ class DatasetMapper:
         skip: how many bad files of a data set the training loader skips.
 
     Raises:
-        ConfigError: for an unknown format or probabilities outside 0..1. Names that no set of a mixture has are refused by
-            `build_train_loader`; one mapper may serve several sets.
+        ConfigError: for an unknown format or probabilities outside 0..1. (Names that no set of a mixture has are
+        refused
+            by `build_train_loader`; one mapper may serve several sets.)
     """
 
     def __init__(
@@ -75,7 +75,9 @@ class DatasetMapper:
         skip: BadSampleBudget | None = None,
     ) -> None:
         if image_format not in FORMATS or mask_format not in MASK_FORMATS:
-            raise ConfigError(f"image_format {image_format!r} or mask_format {mask_format!r} is none of {FORMATS}, {MASK_FORMATS}")
+            raise ConfigError(
+                f"image_format {image_format!r} or mask_format {mask_format!r} is none of {FORMATS}, {MASK_FORMATS}"
+            )
         if isinstance(exclude_names, str):
             raise ConfigError(f"exclude_names={exclude_names!r} is a string, not a list of names")
         self.is_train, self.image_format, self.vocabulary, self.prompt = is_train, image_format, vocabulary, prompt
@@ -100,10 +102,11 @@ class DatasetMapper:
             record: a detectron2 dict with "dataset_source", or with a `vocabulary` of the mapper's own.
 
         Returns:
-            {"image": (3, H, W) uint8 in `image_format`, "height" and "width" of the file, "image_id", "file_name", "dataset",
-            "captions" where the set has them, and "vocabulary" or "caption"}; in training also {"instances": gt_boxes XYXY pixels
-            of the augmented picture, gt_classes (positions in the vocabulary's names or the caption's phrases), "ignore_boxes":
-            (M, 4) float32 XYXY}. None for a training picture with nothing to teach, unless `keep_empty`.
+            {"image": (3, H, W) uint8 in `image_format`, "height" and "width" of the file, "image_id", "file_name",
+            "dataset", "captions" where the set has them, and "vocabulary" or "caption"}; in training also {"instances":
+            gt_boxes XYXY pixels of the augmented picture, gt_classes (positions in the vocabulary's names or the
+            caption's phrases), "ignore_boxes": (M, 4) float32 XYXY}. None for a training picture with nothing to teach,
+            unless `keep_empty`.
 
         Raises:
             InputError: if the picture is missing, damaged, or not of the record's size.
@@ -126,11 +129,18 @@ class DatasetMapper:
         if not self.is_train:
             return {**result, **self._what_to_look_for(record)}
         moved = move(annotations, transforms, size, aug.image.shape[:2])
-        taught = self._taught(record, moved.pick((moved.boxes[:, 2:] - moved.boxes[:, :2] >= self.min_size).all(axis=1)))
+        taught = self._taught(
+            record, moved.pick((moved.boxes[:, 2:] - moved.boxes[:, :2] >= self.min_size).all(axis=1))
+        )
         if taught is None:
             return None
         words, moved, ignored = taught
-        return {**result, **words, "instances": self._instances(moved, transforms, size, aug.image.shape[:2]), **ignored}
+        return {
+            **result,
+            **words,
+            "instances": self._instances(moved, transforms, size, aug.image.shape[:2]),
+            **ignored,
+        }
 
     def _augment(self, pixels: np.ndarray, annotations: list[dict]) -> tuple[T.AugInput, T.TransformList]:
         aug = T.AugInput(np.ascontiguousarray(pixels), boxes=boxes_of(annotations) if annotations else None)
@@ -147,10 +157,12 @@ class DatasetMapper:
         return {"vocabulary": get_vocabulary(record["dataset_source"])} if record.get("dataset_source") else {}
 
     def _table(self, name: str) -> tuple[Vocabulary, np.ndarray]:
-        """Return the names that may be prompted, and where each class id of data set `name` stands in them (or `ABSENT`)."""
+        """Return the names that may be prompted, and where each class id of set `name` stands in them or `ABSENT`."""
         if name not in self._names:
             if not name and self.vocabulary is None:
-                raise DataError("a record has no 'dataset_source', so its names are not known; give the mapper a vocabulary")
+                raise DataError(
+                    "a record has no 'dataset_source', so its names are not known; give the mapper a vocabulary"
+                )
             own = get_vocabulary(name) if name else self.vocabulary
             words = self.vocabulary or own
             excluded = self._excluded(words)
@@ -165,7 +177,7 @@ class DatasetMapper:
         return {words.index(n) for n in self.exclude_names if n in words}
 
     def mentioned(self) -> tuple[str, ...]:
-        """Return the names that `exclude_names`, `super_names` and `synonyms` speak of; each should be in some set of a mixture."""
+        """Return the names that `exclude_names`, `super_names` and `synonyms` speak of."""
         return (*self.exclude_names, *self.changes.super_names, *self.changes.synonyms)
 
     def words(self, name: str) -> Vocabulary | None:
@@ -176,7 +188,7 @@ class DatasetMapper:
             return None
 
     def _taught(self, record: dict, moved: Moved) -> tuple[dict, Moved, dict] | None:
-        """Return the prompt, the annotations to teach with their places in it, and the boxes to ignore; None if there is nothing."""
+        """Return the prompt, what to teach with its places in it, and the boxes to ignore; None if there is nothing."""
         if "phrases" in record:
             caption = _caption(record)
             if self._speaks_of_excluded(caption.text):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,16 +21,17 @@ def _check_probability(name: str, value: float) -> float:
 
 
 class PromptSampler:
-    """Choose the names of a training prompt: those in the picture, and a random number of others (GLIP, facts/glipv2.md 2.3).
+    """Choose the names of a training prompt: those in the picture, and a random number of others.
 
-    With probability `full_prob` as many negatives as allowed are taken, else their number is drawn evenly from `min_negatives` up
-    to that. Published for Objects365: 85 negatives, all of them half of the time. GLIP bounds the prompt by tokens; here
-    `max_names` bounds it by names, which does not depend on a tokenizer. Draws come from numpy's global generator, which the
+    After GLIP's detection data (arXiv 2112.03857 and its code; `facts/glipv2.md` 2.3). With probability `full_prob` as
+    many negatives as allowed are taken, else their number is drawn evenly from `min_negatives` up to that. Published
+    for Objects365: 85 negatives, all of them half of the time. GLIP bounds the prompt by tokens; here `max_names`
+    bounds it by names, which does not depend on a tokenizer. Draws come from numpy's global generator, which the
     training loader seeds for every sample.
 
     Args:
-        max_names: most names in a prompt; None: no limit. With more positives than that a random choice of them is kept, and the
-            boxes of the others are no longer taught (as in GLIP).
+        max_names: most names in a prompt; None: no limit. With more positives than that a random choice of them is
+            kept, and the boxes of the others are no longer taught (as in GLIP).
         min_negatives: fewest negatives, as far as there is room.
         max_negatives: most negatives; None: no limit but `max_names`.
         full_prob: probability of the largest number of negatives.
@@ -49,7 +51,8 @@ class PromptSampler:
         shuffle: bool = True,
     ) -> None:
         if (max_names is not None and max_names < 1) or min_negatives < 0 or (max_negatives or 0) < 0:
-            raise ConfigError(f"PromptSampler: max_names={max_names}, negatives {min_negatives}..{max_negatives} cannot be met")
+            wrong = f"max_names={max_names}, min_negatives={min_negatives}, max_negatives={max_negatives}"
+            raise ConfigError(f"PromptSampler cannot do {wrong}")
         self.max_names, self.min_negatives, self.max_negatives = max_names, min_negatives, max_negatives
         self.full_prob, self.shuffle = _check_probability("full_prob", full_prob), shuffle
 
@@ -91,19 +94,22 @@ def positions(chosen: Sequence[int], total: int) -> np.ndarray:
 
 
 class NameChanges:
-    """Other words for the same boxes (all three are ours, not the paper's): what is right by one name is right by a broader one.
+    """Other words for the same boxes (all three are ours, not the paper's): what is right by one name is right by a
+    broader one.
 
     Args:
         generic_name: a name for everything.
-        generic_name_prob: probability that the prompt is this name alone and every box gets it; teaches objectness by a word.
+        generic_name_prob: probability that the prompt is this name alone and every box gets it; teaches objectness by a
+            word.
         super_names: name -> broader name ("cat" -> "animal"); names without one stay.
-        super_name_prob: probability that all names of a picture are replaced by their broader ones; classes of one broader name
-            merge.
-        synonyms: name -> other spellings; one of them, or the name's own prompt, is drawn for each picture. Only the prompt
-            changes, not the name.
+        super_name_prob: probability that all names of a picture are replaced by their broader ones; classes of one
+            broader name merge.
+        synonyms: name -> other spellings; one of them, or the name's own prompt, is drawn for each picture. Only the
+            prompt changes, not the name.
 
     Raises:
         ConfigError: for probabilities outside 0..1 or above 1 together.
+        VocabularyError: for words that cannot be names, or a string in place of a list of synonyms.
     """
 
     def __init__(
@@ -119,9 +125,12 @@ class NameChanges:
         self.generic_prob = _check_probability("generic_name_prob", generic_name_prob)
         self.super_prob = _check_probability("super_name_prob", super_name_prob)
         if self.generic_prob + self.super_prob > 1:
-            raise ConfigError(f"generic_name_prob={generic_name_prob} and super_name_prob={super_name_prob} exceed 1 together")
+            raise ConfigError(
+                f"generic_name_prob={generic_name_prob} and super_name_prob={super_name_prob} exceed 1 together"
+            )
         self.super_names = {k.casefold(): v for k, v in dict(super_names or {}).items()}
-        self.synonyms = {k.casefold(): [str(w) for w in v] for k, v in dict(synonyms or {}).items()}
+        spelled = {k.casefold(): v if isinstance(v, str) else list(v) for k, v in dict(synonyms or {}).items()}
+        self.synonyms = {k: Vocabulary.from_names(v).names for k, v in spelled.items()}  # refuses a string
         self._merged: dict[Vocabulary, tuple[Vocabulary, np.ndarray]] = {}
 
     def _broader(self, vocabulary: Vocabulary) -> tuple[Vocabulary, np.ndarray]:
@@ -138,15 +147,21 @@ class NameChanges:
                     names.append(broad or name)
                     prompts.append(broad or prompt)
                 table[i] = place[key]
-            self._merged[vocabulary] = Vocabulary.from_names(names, prompts=prompts, templates=vocabulary.templates), table
+            self._merged[vocabulary] = (
+                Vocabulary.from_names(names, prompts=prompts, templates=vocabulary.templates),
+                table,
+            )
         return self._merged[vocabulary]
 
     def _respelled(self, vocabulary: Vocabulary) -> Vocabulary:
-        prompts, taken = [], {p.casefold() for p in vocabulary.prompts}
-        for name, prompt in zip(vocabulary.names, vocabulary.prompts, strict=True):
-            choices = [prompt, *(w for w in self.synonyms.get(name.casefold(), ()) if w.casefold() not in taken)]
-            prompts.append(choices[np.random.randint(len(choices))] if len(choices) > 1 else prompt)
-        return Vocabulary.from_dict({**vocabulary.to_dict(), "prompts": prompts})
+        prompts, taken = list(vocabulary.prompts), {p.casefold() for p in vocabulary.prompts}
+        for i, name in enumerate(vocabulary.names):
+            words = [w for w in self.synonyms.get(name.casefold(), ()) if w.casefold() not in taken]
+            chosen = np.random.randint(len(words) + 1) if words else len(words)
+            if chosen < len(words):
+                prompts[i] = words[chosen]
+                taken.add(words[chosen].casefold())
+        return replace(vocabulary, prompts=tuple(prompts))
 
     def __call__(
         self, vocabulary: Vocabulary, classes: np.ndarray, sampler: PromptSampler | None

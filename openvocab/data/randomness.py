@@ -24,10 +24,11 @@ def generator(*key: int | str) -> np.random.Generator:
 
 @contextmanager
 def seeded(*key: int | str) -> Iterator[None]:
-    """Seed Python's, numpy's and torch's global CPU generators by `key` inside, and put their old states back afterwards.
+    """Seed Python's, numpy's and torch's global CPU generators by `key` inside, and put their old states back
+    afterwards.
 
-    detectron2's augmentations draw from numpy's global generator; this makes a sample's augmentation independent of the process
-    it is made in and of all that was drawn before.
+    detectron2's augmentations draw from numpy's global generator; this makes a sample's augmentation independent of the
+    process it is made in and of all that was drawn before.
     """
     states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     number = draw(*key)

@@ -18,10 +18,10 @@ _BLOCK = 1024
 class SampleStream:
     """Global batches of tickets, the same in every process.
 
-    Sample n comes from source s with probability weight_s / sum of weights; within a source every index is used once, in random
-    order, before any is used again. With `lying` given, pictures that lie and pictures that stand go into batches of their own, so
-    that little is padded. Grouping happens on global batches, of which rank r takes tickets r, r + world, ...: what the processes
-    read together does not depend on their number.
+    Sample n comes from source s with probability weight_s / sum of weights; within a source every index is used once,
+    in random order, before any is used again. With `lying` given, pictures that lie and pictures that stand go into
+    batches of their own, so that little is padded. Grouping happens on global batches, of which rank r takes tickets r,
+    r + world, ...: what the processes read together does not depend on their number.
 
     Args:
         sizes: number of records of each source.

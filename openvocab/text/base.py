@@ -106,8 +106,8 @@ class TextEncoder(nn.Module, ABC):
         return [int((span[:, 1] > span[:, 0]).sum()) for span in mask.offsets]
 
     @torch.no_grad()
-    def encode(self, texts: Sequence[str], *, batch_size: int = 256) -> Tensor:
-        """Sentence embeddings (K, D), float32, of length 1."""
+    def encode(self, texts: Sequence[str], *, normalize: bool = True, batch_size: int = 256) -> Tensor:
+        """Sentence embeddings (K, D), float32, of length 1 unless `normalize` is False."""
         texts, rows = check_texts(texts), []
         device = next(self.parameters(), torch.zeros(0)).device
         was_training = self.training
@@ -115,7 +115,8 @@ class TextEncoder(nn.Module, ABC):
         try:
             for start in range(0, len(texts), batch_size):
                 tokens = self.tokenize(texts[start : start + batch_size]).to(device)
-                rows.append(F.normalize(self.pool(self(tokens)).float(), dim=-1))
+                vectors = self.pool(self(tokens)).float()
+                rows.append(F.normalize(vectors, dim=-1) if normalize else vectors)
         finally:
             self.train(was_training)
         return torch.cat(rows)

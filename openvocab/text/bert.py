@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -42,6 +43,21 @@ def _find_source(source: str) -> Path:
     return path
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from reporting that the pooler's weights, which nobody uses, are left over."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        logging.enable_progress_bar()
+
+
 @TEXT_ENCODER_REGISTRY.register()
 class BertTextEncoder(TextEncoder):
     """A BERT of any size; its last hidden states are the token features.
@@ -76,7 +92,8 @@ class BertTextEncoder(TextEncoder):
         if folder is None:
             self.bert = BertModel(BertConfig(**config), add_pooling_layer=False)
         else:
-            self.bert = BertModel.from_pretrained(folder, local_files_only=True, add_pooling_layer=False)
+            with _quiet():
+                self.bert = BertModel.from_pretrained(folder, local_files_only=True, add_pooling_layer=False)
         self._tokenizer = self._load_tokenizer(folder, vocab_file)
         settings = self.bert.config
         if self._tokenizer.get_vocab_size() > settings.vocab_size:

@@ -50,7 +50,7 @@ class Vocabulary:
     """An immutable list of names; names travel with everything that is said about them.
 
     Attributes:
-        names: as the data set spells them; unique without regard to case.
+        names: as the data set spells them; unique ("Q" and "q" are two names: some data sets have both).
         prompts: the text that stands for each name in captions and templates; by default the cleaned name.
         aliases: other spellings of each name.
         frequencies: "r", "c", "f" (LVIS) or None.
@@ -86,11 +86,11 @@ class Vocabulary:
         names = tuple(_check_name(n, i) for i, n in enumerate(names))
         if not names:
             raise VocabularyError("a vocabulary needs at least one name")
-        seen: dict[str, str] = {}
+        seen: set[str] = set()
         for name in names:
-            if name.casefold() in seen:
-                raise VocabularyError(f"the name '{name}' is there twice (as '{seen[name.casefold()]}')")
-            seen[name.casefold()] = name
+            if name in seen:
+                raise VocabularyError(f"the name '{name}' is there twice")
+            seen.add(name)
         templates = ("{}",) if templates is None else tuple(templates)
         for template in templates or [""]:
             if not isinstance(template, str) or template.count("{}") != 1:
@@ -163,6 +163,7 @@ class Vocabulary:
         table = {a.casefold(): i for i, group in enumerate(self.aliases) for a in group}
         table.update({p.casefold(): i for i, p in enumerate(self.prompts)})
         table.update({n.casefold(): i for i, n in enumerate(self.names)})
+        table.update({n: i for i, n in enumerate(self.names)})  # exact spelling goes first
         return table
 
     def index(self, name: str) -> int:
@@ -171,15 +172,15 @@ class Vocabulary:
         Raises:
             VocabularyError: if it is not there; the message names the nearest ones.
         """
-        try:
-            return self._positions[name.casefold()]
-        except KeyError:
+        position = self._positions.get(name, self._positions.get(name.casefold()))
+        if position is None:
             from openvocab.errors import nearest
 
-            raise VocabularyError(f"'{name}' is not in this vocabulary.{nearest(name, self.names)}") from None
+            raise VocabularyError(f"'{name}' is not in this vocabulary.{nearest(name, self.names)}")
+        return position
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.casefold() in self._positions
+        return isinstance(name, str) and (name in self._positions or name.casefold() in self._positions)
 
     def subset(self, indices: Sequence[int]) -> Vocabulary:
         """Return the vocabulary of the names at `indices`, in that order.
@@ -194,7 +195,7 @@ class Vocabulary:
         def pick(values: tuple) -> tuple:
             return tuple(values[i] for i in indices)
 
-        if len(set(indices)) != len(indices) or not indices:
+        if len(set(indices)) != len(indices) or len(indices) == 0:
             return Vocabulary.from_names(pick(self.names))  # raises the fitting error
         return Vocabulary(
             names=pick(self.names),

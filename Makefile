@@ -1,0 +1,31 @@
+# make demo: detect in sample photos     make test: run the tests     (both set up .venv first)
+PYTHON ?= python3
+PY := .venv/bin/python
+WORKERS ?= 2
+
+.PHONY: help setup demo test check lint doctor clean
+
+help:
+	@echo "make setup | demo | test | check (lint and quick tests) | lint | doctor | clean"
+
+setup:
+	@$(PYTHON) tools/setup_env.py
+
+demo: setup
+	$(PY) tools/demo.py --samples --output output/demo
+
+test: setup
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile
+
+check: setup lint
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow"
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m codespell_lib
+
+doctor: setup
+	$(PY) tools/doctor.py
+
+clean:
+	rm -rf output build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,123 @@
+"""Keys that GLIPv2 adds to detectron2's yaml configs, and the way from them to constructor arguments."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, build_backbone
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.backbone.fpn import LastLevelP6P7
+from detectron2.modeling.box_regression import Box2BoxTransform
+
+from openvocab.modeling import ATSSMatcher, DyHeadBlock, add_swin_config, add_timm_config
+from openvocab.modeling.swin import build_swin_backbone
+from openvocab.text import build_text_encoder
+
+from .modeling.fusion import BiAttention, VisionLanguageFusion
+from .modeling.head import GLIPv2Block, GLIPv2Head, RegionWordAlignment
+from .modeling.language import LanguageLayer
+from .modeling.losses import GroundingCriterion
+from .modeling.postprocess import GroundingPostProcessor
+
+
+def add_glipv2_config(cfg: CfgNode) -> None:
+    """Add `MODEL.GLIPV2`, `MODEL.SWIN` and `MODEL.TIMM` to a detectron2 `CfgNode`, in place. The values are GLIP-T's.
+
+    Set `MODEL.META_ARCHITECTURE` to "GLIPv2" and `MODEL.BACKBONE.NAME` to "build_glipv2_swin_fpn_backbone" or
+    "build_timm_fpn_backbone".
+    """
+    add_swin_config(cfg)
+    add_timm_config(cfg)
+    node = cfg.MODEL.GLIPV2 = CfgNode()
+    node.NUM_BLOCKS = 6
+    node.FUSION = True  # False: GLIP-A
+    node.OFFICIAL = True  # published arithmetic (padding takes part, the released kernel's offsets, inclusive pixels)
+    node.DEFORMABLE = True
+    node.ATTENTION_DIM = 2048
+    node.ATTENTION_HEADS = 8
+    node.ANCHOR_SCALE = 8.0  # anchor side = this x stride
+    node.TEXT_ENCODER = "bert"
+    node.TEXT_SOURCE = ""  # "minilm", a folder, or "" for random weights of BERT-base
+    node.TEXT_FROZEN = False
+    node.LANGUAGE_HEADS = 12
+    node.LANGUAGE_FFN = 3072
+    node.VOCABULARY = []  # names to detect when a picture brings none
+    node.ATSS_TOPK = 9
+    node.BOX_WEIGHT = 2.0
+    node.SCORE_THRESH_TEST = 0.05
+    node.PRE_NMS_TOPK_TEST = 1000
+    node.NMS_THRESH_TEST = 0.6
+    node.DETECTIONS_PER_IMAGE = 100
+
+
+@BACKBONE_REGISTRY.register()
+def build_glipv2_swin_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """Swin with detectron2's FPN: P3-P5 from its last three stages, P6 and P7 on top of P5."""
+    bottom_up, channels = build_swin_backbone(cfg, input_shape), cfg.MODEL.FPN.OUT_CHANNELS
+    top = LastLevelP6P7(channels, channels, in_feature="p5")
+    return FPN(bottom_up, list(bottom_up.output_shape()), channels, top_block=top)
+
+
+def _blocks(node: CfgNode, channels: int, lang_dim: int) -> list[GLIPv2Block]:
+    def fusion() -> VisionLanguageFusion:
+        attention = BiAttention(
+            visual_dim=channels, lang_dim=lang_dim, embed_dim=node.ATTENTION_DIM, num_heads=node.ATTENTION_HEADS
+        )
+        return VisionLanguageFusion(
+            attention=attention, visual_dim=channels, lang_dim=lang_dim, init_scale=1 / node.NUM_BLOCKS
+        )
+
+    def language() -> LanguageLayer:
+        return LanguageLayer(dim=lang_dim, num_heads=node.LANGUAGE_HEADS, ffn_dim=node.LANGUAGE_FFN)
+
+    reading = "official" if node.OFFICIAL else "resized"
+    return [
+        GLIPv2Block(
+            dynamic=DyHeadBlock(channels=channels, offset_reading=reading, deformable=node.DEFORMABLE),
+            fusion=fusion() if node.FUSION else None,
+            language=language() if node.FUSION else None,
+        )
+        for _ in range(node.NUM_BLOCKS)
+    ]
+
+
+def glipv2_from_config(cfg: CfgNode) -> dict:
+    """Return the arguments of `GLIPv2` that a yaml config stands for."""
+    node, backbone = cfg.MODEL.GLIPV2, build_backbone(cfg)
+    strides = [s.stride for s in backbone.output_shape().values()]
+    text = {"source": node.TEXT_SOURCE} if node.TEXT_SOURCE else {"source": None, "config": {}}
+    text_encoder = build_text_encoder(node.TEXT_ENCODER, frozen=node.TEXT_FROZEN, **text)
+    coder = Box2BoxTransform((10.0, 10.0, 5.0, 5.0), scale_clamp=4.135166556742356)  # log(1000 / 16)
+    offset, channels = float(node.OFFICIAL), cfg.MODEL.FPN.OUT_CHANNELS
+    return {
+        "backbone": backbone,
+        "text_encoder": text_encoder,
+        "head": GLIPv2Head(
+            blocks=_blocks(node, channels, text_encoder.dim),
+            alignment=RegionWordAlignment(channels=channels, lang_dim=text_encoder.dim),
+            channels=channels,
+            num_levels=len(strides),
+            fused_words=node.FUSION,
+        ),
+        "anchor_generator": DefaultAnchorGenerator(
+            sizes=[[node.ANCHOR_SCALE * s] for s in strides], aspect_ratios=[1.0], strides=strides, offset=0.5
+        ),
+        "criterion": GroundingCriterion(
+            matcher=ATSSMatcher(topk=node.ATSS_TOPK, pixel_offset=offset),
+            box2box_transform=coder,
+            box_weight=node.BOX_WEIGHT,
+            pixel_offset=offset,
+        ),
+        "postprocessor": GroundingPostProcessor(
+            box2box_transform=coder,
+            score_threshold=node.SCORE_THRESH_TEST,
+            pre_nms_topk=node.PRE_NMS_TOPK_TEST,
+            nms_threshold=node.NMS_THRESH_TEST,
+            max_detections=node.DETECTIONS_PER_IMAGE,
+        ),
+        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+        "pixel_std": cfg.MODEL.PIXEL_STD,
+        "input_format": cfg.INPUT.FORMAT,
+        "ignore_padding": not node.OFFICIAL,
+        "vocabulary": list(node.VOCABULARY) or None,
+    }

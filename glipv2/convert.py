@@ -1,0 +1,132 @@
+"""Names of the official GLIP checkpoints (microsoft/GLIP) in terms of our modules: an explicit table, no guessing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from openvocab.errors import WeightsError
+
+# official prefix -> ours; the first that fits is used
+_PREFIXES = (
+    ("backbone.body.", "backbone.bottom_up."),
+    ("backbone.fpn.top_blocks.", "backbone.top_block."),
+    ("language_backbone.body.model.", "text_encoder.bert."),
+    ("rpn.head.bbox_pred.", "head.bbox_pred."),
+    ("rpn.head.centerness.", "head.centerness."),
+    ("rpn.head.scales.", "head.scales."),
+    ("rpn.head.dot_product_projection_text.", "head.alignment.projection."),
+    ("rpn.head.log_scale", "head.alignment.log_scale"),
+    ("rpn.head.bias_lang", "head.alignment.bias_lang"),
+    ("rpn.head.bias0", "head.alignment.bias0"),
+)
+_FUSION = {
+    "gamma_v": "gamma_v",
+    "gamma_l": "gamma_l",
+    "layer_norm_v": "layer_norm_v",
+    "layer_norm_l": "layer_norm_l",
+    "attn": "attn",
+}
+_LANGUAGE = (
+    ("attention.self.query.", "query."),
+    ("attention.self.key.", "key."),
+    ("attention.self.value.", "value."),
+    ("attention.output.dense.", "attention_output."),
+    ("attention.output.LayerNorm.", "attention_norm."),
+    ("intermediate.dense.", "intermediate."),
+    ("output.dense.", "output."),
+    ("output.LayerNorm.", "output_norm."),
+)
+_DYNAMIC = (
+    ("DyConv.0.conv.", "from_coarser.conv."),
+    ("DyConv.0.bn.", "from_coarser.norm."),
+    ("DyConv.1.conv.", "from_same.conv."),
+    ("DyConv.1.bn.", "from_same.norm."),
+    ("DyConv.2.conv.", "from_finer.conv."),
+    ("DyConv.2.bn.", "from_finer.norm."),
+    ("AttnConv.1.", "scale_attention.conv."),
+    ("relu.fc.", "relu.fc."),
+    ("offset.", "offset."),
+)
+# never used at run time: the dead class head, buffers that are recomputed, heads of other losses, and what BERT adds
+_DROPPED = re.compile(
+    r"rpn\.head\.cls_logits\.|rpn\.anchor_generator\.|rpn\.head\.mlm_head\.|rpn\.head\.tunable_linear\.|rpn\.resizer\.|"
+    r"rpn\.loss_evaluator\.|roi_heads\.|language_backbone\.body\.model\.pooler\.|"
+    r"language_backbone\.body\.model\.embeddings\.position_ids"
+)
+_TOWER = re.compile(r"rpn\.head\.dyhead_tower\.(\d+)\.(.+)")
+_FPN = re.compile(r"backbone\.fpn\.fpn_(inner|layer)(\d)\.(.+)")
+
+
+@dataclass
+class ConversionReport:
+    """What became of each key: renamed ones (official -> ours), dropped on purpose, and unknown."""
+
+    matched: dict[str, str] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{len(self.matched)} matched, {len(self.dropped)} dropped on purpose, {len(self.unexpected)} unexpected"
+
+
+def _rename(key: str, table: tuple[tuple[str, str], ...]) -> str | None:
+    return next((ours + key[len(theirs) :] for theirs, ours in table if key.startswith(theirs)), None)
+
+
+def _tower_key(index: int, rest: str, fused: bool) -> str | None:
+    block, part = divmod(index, 3) if fused else (index, 2)
+    if part == 0:
+        name, _, tail = rest.removeprefix("b_attn.").partition(".")
+        if not rest.startswith("b_attn.") or name not in _FUSION:
+            return None
+        inner = f"fusion.{_FUSION[name]}" + (f".{tail}" if tail else "")
+    else:
+        renamed = _rename(rest, _LANGUAGE if part == 1 else _DYNAMIC)
+        if renamed is None:
+            return None
+        inner = f"{'language' if part == 1 else 'dynamic'}.{renamed}"
+    return f"head.blocks.{block}.{inner}"
+
+
+def official_key(key: str, *, fused: bool) -> str | None:
+    """Return our name for an official key (without "module."), or None for an unknown one.
+
+    `fused`: towers of GLIP-T B, C, T and GLIP-L count three entries a block, that of GLIP-A one.
+    """
+    if match := _TOWER.fullmatch(key):
+        return _tower_key(int(match[1]), match[2], fused)
+    if match := _FPN.fullmatch(key):  # Swin's stages 2, 3, 4 become levels p3, p4, p5
+        return f"backbone.fpn_{'lateral' if match[1] == 'inner' else 'output'}{int(match[2]) + 1}.{match[3]}"
+    return _rename(key, _PREFIXES)
+
+
+def from_official(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], ConversionReport]:
+    """Rename the tensors of an official GLIP checkpoint (its "model" entry).
+
+    Returns:
+        a state dict for `glipv2.modeling.GLIPv2` as configs/glipv2/models/glip_*.py build it, and a report.
+
+    Raises:
+        WeightsError: if nothing in it is GLIP's.
+    """
+    keys = list(state_dict)
+    strip = "module." if keys and all(k.startswith("module.") for k in keys) else ""
+    fused = any(".b_attn." in k for k in keys)
+    report, result = ConversionReport(), {}
+    for key in keys:
+        name = key.removeprefix(strip)
+        if _DROPPED.match(name):
+            report.dropped.append(key)
+            continue
+        ours = official_key(name, fused=fused)
+        if ours is None:
+            report.unexpected.append(key)
+        else:
+            report.matched[key], result[ours] = ours, state_dict[key]
+    if not result:
+        raise WeightsError(f"none of the {len(keys)} tensors has a name of microsoft/GLIP's checkpoints, such as rpn.head.log_scale")
+    return result, report

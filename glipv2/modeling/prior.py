@@ -1,0 +1,132 @@
+"""A semantic prior for names the detector saw few or no boxes of (ours, not the papers').
+
+The detector, trained on few boxes, knows *where* things are better than *what* they are. An image-text model that never saw a box
+(the `bridge`: an ImageNet classifier and a sentence encoder) knows the names. This part lets it speak on the detector's best boxes,
+the louder the fewer boxes of a name the detector was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+from torchvision.ops import batched_nms, nms
+
+from openvocab.errors import ConfigError
+from openvocab.vocabulary import Vocabulary
+
+
+MIN_WEIGHT = 0.1
+MIN_SCORE = 0.01
+
+
+class SemanticPrior(nn.Module):
+    """Mix the detector's scores with an image-text model's.
+
+    For a box with objectness o, the detector's score d of a name and the image-text model's probability p of it, the result is
+    d^(1 - w) * (o * sqrt(p))^w. The weight w = strength / (1 + (n / scale)^2) falls with the number n of boxes of that name in
+    training: 0 boxes give `strength`, many give nothing.
+
+    Letters: M boxes, K names.
+
+    Args:
+        scorer: has `score_regions(image, boxes, names, negatives=...)`, such as `openvocab.bridge.Bridge`. It is not saved with
+            the detector's weights.
+        seen: boxes of each name in training; names are compared by their prompts, without case.
+        negatives: names that compete for a region beside those that are asked for; without them one name alone would always win.
+        generic_name: the word by which the detector learned objectness.
+        scale: n at which the prior's weight is halved.
+        strength: its weight for names without a box, 0..1.
+        top_boxes: most boxes a picture that are looked at (the cost is linear in it).
+        nms_threshold: among them.
+
+    Raises:
+        ConfigError: for a strength outside 0..1, or `top_boxes` below 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        scorer: nn.Module,
+        seen: Mapping[str, int] | None = None,
+        negatives: Sequence[str] = (),
+        generic_name: str = "object",
+        scale: float = 30.0,
+        strength: float = 1.0,
+        top_boxes: int = 20,
+        nms_threshold: float = 0.6,
+    ) -> None:
+        super().__init__()
+        if not 0 <= strength <= 1 or top_boxes < 1:
+            raise ConfigError(f"strength={strength} must lie in 0..1 and top_boxes={top_boxes} be at least 1")
+        object.__setattr__(self, "scorer", scorer)  # no submodule: its weights come from packages, not from checkpoints
+        self.seen = {k.casefold(): int(v) for k, v in dict(seen or {}).items()}
+        self.negatives = tuple(negatives)
+        self.generic_name, self.scale, self.strength = generic_name, scale, strength
+        self.top_boxes, self.nms_threshold = top_boxes, nms_threshold
+
+    def weights(self, vocabulary: Vocabulary) -> Tensor:
+        """Return the weight w of the prior for each name, (K,)."""
+        counts = [self.seen.get(p.casefold(), self.seen.get(n.casefold(), 0)) for n, p in zip(vocabulary, vocabulary.prompts, strict=True)]
+        return self.strength / (1.0 + (torch.tensor(counts, dtype=torch.float32) / self.scale) ** 2)
+
+    def extended(self, vocabulary: Vocabulary) -> tuple[Vocabulary, int]:
+        """Return the vocabulary with the generic name in it, and the position of that name."""
+        if self.generic_name in vocabulary:
+            return vocabulary, vocabulary.index(self.generic_name)
+        names, prompts = (*vocabulary.names, self.generic_name), (*vocabulary.prompts, self.generic_name)
+        return Vocabulary.from_names(names, prompts=prompts), len(vocabulary)
+
+    @torch.no_grad()
+    def forward(
+        self, image: Tensor, found: Instances, boxes: Tensor, scores: Tensor, vocabulary: Vocabulary, max_detections: int
+    ) -> Instances:
+        """Correct a picture's detections.
+
+        Args:
+            image: (3, H, W) uint8 RGB, the picture the boxes refer to.
+            found: the detector's detections; `pred_classes` are positions in `extended(vocabulary)`.
+            boxes: (M, 4) XYXY pixels, candidates of any overlap.
+            scores: (M, P) of the detector for the extended vocabulary, 0..1.
+            vocabulary: the K names asked for.
+            max_detections: most detections to return.
+
+        Returns:
+            detections, best first; `pred_classes` are positions in `vocabulary`.
+        """
+        _, generic = self.extended(vocabulary)
+        found = found[found.pred_classes < len(vocabulary)]
+        weight = self.weights(vocabulary).to(scores.device)
+        asked = torch.nonzero(weight > MIN_WEIGHT).flatten()
+        objectness = torch.maximum(scores[:, generic], scores.amax(dim=1))
+        keep = nms(boxes, objectness, self.nms_threshold)[: self.top_boxes]
+        if len(asked) == 0 or len(keep) == 0:
+            return found
+        mixed = self._mix(image, boxes[keep], scores[keep][:, asked], objectness[keep], weight[asked], vocabulary, asked)
+        box, name = torch.nonzero(mixed > MIN_SCORE, as_tuple=True)
+        quiet = torch.where(weight > MIN_WEIGHT, 1 - weight, 1.0)[found.pred_classes]
+        all_boxes = torch.cat([found.pred_boxes.tensor, boxes[keep][box]])
+        all_scores = torch.cat([found.scores * quiet, mixed[box, name]])
+        classes = torch.cat([found.pred_classes, asked[name]])
+        best = batched_nms(all_boxes, all_scores, classes, self.nms_threshold)[:max_detections]
+        size = tuple(image.shape[-2:])
+        return Instances(size, pred_boxes=Boxes(all_boxes[best]), scores=all_scores[best], pred_classes=classes[best])
+
+    def _mix(
+        self,
+        image: Tensor,
+        boxes: Tensor,
+        scores: Tensor,
+        objectness: Tensor,
+        weight: Tensor,
+        vocabulary: Vocabulary,
+        asked: Tensor,
+    ) -> Tensor:
+        names = [vocabulary.prompts[i] for i in asked.tolist()]
+        taken = {n.casefold() for n in vocabulary.prompts}
+        others = [p for i, p in enumerate(vocabulary.prompts) if i not in set(asked.tolist())]
+        others += [n for n in self.negatives if n.casefold() not in taken]
+        prior = self.scorer.score_regions(image, boxes, names, negatives=others).to(scores)
+        return scores.clamp(min=1e-6) ** (1 - weight) * (objectness[:, None] * prior.sqrt()).clamp(min=1e-6) ** weight
