@@ -24,8 +24,9 @@ lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m codespell_lib
 
-doctor: setup
-	$(PY) tools/doctor.py
+# needs no setup: it says what is missing
+doctor:
+	@$$(test -x $(PY) && echo $(PY) || echo $(PYTHON)) tools/doctor.py
 
 clean:
 	rm -rf output build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

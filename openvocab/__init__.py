@@ -6,6 +6,12 @@ Importing this package is cheap: what it offers is loaded when it is first used.
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from openvocab.detections import Detections
+    from openvocab.predictor import Predictor, load_predictor
+    from openvocab.vocabulary import Vocabulary
 
 __version__ = "0.1.0"
 
@@ -25,4 +31,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*globals(), *__all__})

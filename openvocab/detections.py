@@ -44,7 +44,7 @@ class Detections:
     The arrays are read-only copies.
 
     Raises:
-        DataError: if shapes do not belong together, a box is not finite or turned inside out, or a score is outside 0..1.
+        DataError: if shapes do not belong together, a box is not finite or inside out, or a score is outside 0..1.
     """
 
     boxes: np.ndarray
@@ -61,9 +61,9 @@ class Detections:
     def __post_init__(self) -> None:
         names = [str(n) for n in self.names]
         vocabulary = tuple(self.vocabulary) or tuple(dict.fromkeys(names))
-        boxes = np.asarray(self.boxes, dtype=np.float32).reshape(-1, 4) if len(self.boxes) == 0 else np.asarray(self.boxes)
+        boxes = np.array(self.boxes, dtype=np.float32)
         values: dict[str, Any] = {
-            "boxes": boxes.astype(np.float32),
+            "boxes": boxes if len(boxes) else boxes.reshape(0, 4),
             "scores": np.array(self.scores, dtype=np.float32),
             "classes": _classes(names, vocabulary) if self.classes is None else np.array(self.classes, dtype=np.int64),
         }
@@ -105,6 +105,14 @@ class Detections:
     def filter(self, threshold: float) -> Detections:
         """Return those with a score of at least `threshold`."""
         return self[self.scores >= threshold]
+
+    def distinct(self, iou: float = 0.7) -> Detections:
+        """Return the best of boxes that overlap by more than `iou`, whatever their names: one name a thing."""
+        import torch
+        from torchvision.ops import nms
+
+        boxes, scores = torch.from_numpy(self.boxes.copy()), torch.from_numpy(self.scores.copy())
+        return self[np.sort(nms(boxes, scores, iou).numpy())]
 
     def spans(self, index: int) -> tuple[tuple[int, int], ...]:
         """Character spans in the caption of the phrase that detection `index` belongs to; () without a caption."""
@@ -152,7 +160,7 @@ class Detections:
         )
 
     def to_instances(self) -> Instances:
-        """Return detectron2 `Instances`: `pred_boxes`, `scores`, `pred_classes` (places in `vocabulary`), `pred_masks`."""
+        """Return `Instances`: `pred_boxes`, `scores`, `pred_classes` (places in `vocabulary`), maybe `pred_masks`."""
         import torch
         from detectron2.structures import Boxes, Instances
 
@@ -232,7 +240,8 @@ class Detections:
             raise DataError(f"{len(ids)} category ids for {len(self.vocabulary)} names; give one a name")
         results = []
         for i, (_, score, (x1, y1, x2, y2)) in enumerate(self):
-            entry = {"image_id": image_id, "category_id": ids[self.classes[i]], "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
+            category, box = ids[self.classes[i]], [x1, y1, x2 - x1, y2 - y1]
+            entry = {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
             if self.masks is not None:
                 entry["segmentation"] = _encode_mask(self.masks[i])
             results.append(entry)
@@ -284,7 +293,7 @@ def _check(
     if not ((scores >= 0) & (scores <= 1)).all():
         raise DataError("scores must lie in 0..1")
     if count and not (0 <= classes.min() and classes.max() < len(vocabulary)):
-        raise DataError(f"classes go from {classes.min()} to {classes.max()}, the vocabulary has {len(vocabulary)} names")
+        raise DataError(f"classes go from {classes.min()} to {classes.max()}; there are {len(vocabulary)} names")
 
 
 def _encode_mask(mask: np.ndarray) -> dict:

@@ -33,8 +33,8 @@ def to_rgb(image: ImageLike) -> np.ndarray:
     """Turn user input into pixels.
 
     Args:
-        image: a path, a PIL picture (turned as its EXIF says), or an array: (H, W, 3) uint8 RGB, (H, W, 4) RGBA whose last
-            channel is dropped, (H, W) or (H, W, 1) grey.
+        image: a path, a PIL picture (turned as its EXIF says), or an array: (H, W, 3) uint8 RGB, (H, W, 4) RGBA whose
+            last channel is dropped, (H, W) or (H, W, 1) grey.
 
     Returns:
         (H, W, 3) uint8 RGB. An animation gives its first frame.
@@ -60,7 +60,7 @@ def _from_pil(image: Image.Image) -> np.ndarray:
         if image.mode.startswith("I"):
             grey = np.asarray(image).astype(np.int64)
             if grey.min() < 0 or grey.max() > 65535:
-                raise InputError(f"the picture has values from {grey.min()} to {grey.max()}; convert it to 8 or 16 bits")
+                raise InputError(f"the picture has values from {grey.min()} to {grey.max()}; convert it to 8 bits")
             return np.repeat(np.round(grey / 257).astype(np.uint8)[:, :, None], 3, axis=2)
         if image.mode == "F":
             raise InputError("the picture holds floats; convert it to 8 bits a channel, 0 to 255")
@@ -93,7 +93,7 @@ def is_video(path: str | Path) -> bool:
 
 
 def find_inputs(paths: Sequence[str | Path]) -> list[Path]:
-    """List the files behind `paths`: files as they are, folders by their pictures and videos (sorted, not deeper, none hidden).
+    """List the files behind `paths`: files, and the pictures and videos in folders (sorted, not deeper).
 
     Raises:
         InputError: if a path does not exist, or a folder holds nothing to look at.
@@ -104,7 +104,8 @@ def find_inputs(paths: Sequence[str | Path]) -> list[Path]:
             files = (f for f in sorted(path.iterdir()) if f.is_file() and not f.name.startswith("."))
             inside = [f for f in files if f.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES]
             if not inside:
-                raise InputError(f"the folder {path} holds no pictures or videos ({', '.join(sorted(PICTURE_SUFFIXES))})")
+                known = ", ".join(sorted(PICTURE_SUFFIXES))
+                raise InputError(f"the folder {path} holds no pictures or videos ({known})")
             found += inside
         elif path.exists():
             found.append(path)
@@ -204,8 +205,8 @@ def _reason(error: Exception) -> str:
 def video_writer(path: str | Path, *, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
     """Write an mp4 (H.264, or MPEG-4 where PyAV has no H.264): call the given function with frames (H, W, 3) uint8 RGB.
 
-    All frames have the first one's size; an odd last row or column is left out, as the format asks for even sizes. If the
-    block raises, or no frame comes, `path` stays as it was.
+    All frames have the first one's size; an odd last row or column is left out, as the format asks for even sizes. If
+    the block raises, or no frame comes, `path` stays as it was.
     """
     av, path = _av(), Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

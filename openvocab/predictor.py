@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,57 +14,81 @@ import torch
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 
-from openvocab.config import ZOO, instantiate, load_config
+from openvocab.config import ZOO, ZooEntry, instantiate, load_config
 from openvocab.detections import Detections
-from openvocab.errors import ConfigError, PromptError
-from openvocab.io import load_into, load_weights
-from openvocab.media import as_image
-from openvocab.prompting import Caption, build_caption, chunk_names
+from openvocab.errors import ConfigError, InputError, PromptError, VocabularyError, WeightsError, nearest
+from openvocab.io import WeightFile, load_into, load_weights
+from openvocab.media import ImageLike, to_rgb
+from openvocab.prompting import Caption, chunk_names, noun_phrases
 from openvocab.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from omegaconf import DictConfig
     from torch import nn
 
+    from openvocab.regions import RegionClassifier
+
 logger = logging.getLogger(__name__)
-Picture = "str | Path | Image | np.ndarray"
+
+Text = str | Sequence[str] | Vocabulary | Caption | None
 DEFAULT_SIZE = (384, 640)
+DEFAULT_THRESHOLD = 0.3
+RESERVED_TOKENS = 8  # of a prompt's budget, for what a model may add to it, such as a prior's generic name
+REMEMBERED_PLANS = 16
 
 
 class Predictor:
-    """A model ready to be asked.
+    """A detector ready to be asked.
+
+    The model encodes a vocabulary's text once and keeps it; the predictor keeps only how a long vocabulary was cut into prompts.
+    Each part of a long vocabulary is a run of its own over the picture.
 
     Args:
-        model: honours the house's model contract (see DESIGN.md), in evaluation mode.
+        model: honours the house's model contract (see DESIGN.md). It is put into evaluation mode.
         augmentations: the resize before the network.
         score_threshold: weaker detections are left out.
-        max_detections: over all names, when a long vocabulary is asked in several prompts.
+        max_detections: most detections a picture where a vocabulary is asked in several prompts; else the model's own limit.
+        vocabulary: names to look for when a call brings no text; by default the model's own.
     """
 
     def __init__(
         self,
         *,
         model: nn.Module,
-        augmentations: Sequence[T.Augmentation],
-        score_threshold: float = 0.3,
+        augmentations: Sequence[T.Augmentation | T.Transform],
+        score_threshold: float = DEFAULT_THRESHOLD,
         max_detections: int = 100,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
+        if not 0 <= score_threshold <= 1:
+            raise ConfigError(f"score_threshold={score_threshold} must lie between 0 and 1")
         self.model = model.eval()
         self.augmentations = T.AugmentationList(list(augmentations))
-        self.score_threshold, self.max_detections = score_threshold, max_detections
-        self.vocabulary: Vocabulary | None = getattr(model, "vocabulary", None)
+        self.score_threshold, self.max_detections = float(score_threshold), int(max_detections)
+        self.vocabulary = vocabulary if vocabulary is not None else getattr(model, "vocabulary", None)
+        self._plans: OrderedDict[Vocabulary, list[list[int]]] = OrderedDict()
 
     def set_vocabulary(self, vocabulary: Vocabulary | Sequence[str] | str) -> None:
-        """Look for these names from now on; of any length, at any time."""
-        self.vocabulary = Vocabulary.coerce(vocabulary)
+        """Look for these names from now on; any number of them, at any time.
 
-    def __call__(self, image: Picture, text: str | Sequence[str] | Vocabulary | Caption | None = None) -> Detections:
+        Raises:
+            VocabularyError: for names that cannot be used.
+            PromptError: if one name alone is over the text encoder's token budget.
+        """
+        vocabulary = Vocabulary.coerce(vocabulary)
+        self._parts(vocabulary)
+        self.vocabulary = vocabulary
+
+    def __call__(self, image: ImageLike, text: Text = None) -> Detections:
         """Detect in one picture.
 
         Args:
-            image: a path, a PIL picture, or (H, W, 3) uint8 RGB.
-            text: "cat. remote control.", a list of names, a `Vocabulary`, a `Caption` with phrases, or None for the names set
-                before.
+            image: a path, a PIL picture, or (H, W, 3) uint8 RGB (also grey or RGBA).
+            text: "cat. remote control.", a list of names, a `Vocabulary`, a `Caption` with phrases, or None for the names of
+                `set_vocabulary`.
+
+        Returns:
+            boxes in pixels of the picture, best first.
 
         Raises:
             InputError: for a picture that cannot be used.
@@ -71,111 +97,217 @@ class Predictor:
         """
         return self.batch([image], [text])[0]
 
-    def batch(
-        self, images: Sequence[Picture], texts: Sequence[str | Sequence[str] | Vocabulary | Caption | None] | None = None
-    ) -> list[Detections]:
-        """Detect in several pictures, each with a text of its own."""
-        texts = [None] * len(images) if texts is None else texts
-        if len(texts) != len(images):
-            raise PromptError(f"{len(images)} pictures and {len(texts)} texts: give one text a picture")
-        return [self._detect(as_image(i), self._resolve(t)) for i, t in zip(images, texts, strict=True)]
+    def ground(self, image: ImageLike, sentence: str) -> Detections:
+        """Find the noun phrases of a sentence: "a man with a red umbrella" gives boxes named "a man" and "a red umbrella".
 
-    def ground(self, image: Picture, sentence: str) -> Detections:
-        """Find the noun phrases of a sentence; names are the phrases."""
-        from openvocab.prompting import noun_phrases
+        `spans(i)` of the result says where in the sentence the phrase of detection i stands.
 
+        Raises:
+            InputError, PromptError: as above, or if the sentence has no noun phrase.
+        """
         return self(image, noun_phrases(sentence))
 
-    def _resolve(self, text: object) -> Vocabulary | Caption:
+    def batch(
+        self, images: Sequence[ImageLike], texts: str | Vocabulary | Sequence[Text] | None = None, *, batch_size: int = 4
+    ) -> list[Detections]:
+        """Detect in several pictures.
+
+        Args:
+            images: B pictures.
+            texts: one text for all (a caption or a `Vocabulary`), or a list of B texts, one a picture.
+            batch_size: pictures that go through the network together.
+
+        Raises:
+            PromptError: if the list has another length than B; else as for one picture.
+        """
+        if texts is None or isinstance(texts, (str, Vocabulary, Caption)):
+            texts = [texts] * len(images)
+        if len(texts) != len(images):
+            raise PromptError(f"{len(images)} pictures and {len(texts)} texts: give one text a picture, or one Vocabulary")
+        words = [self._words(text) for text in texts]
+        results: list[Detections] = []
+        for start in range(0, len(images), max(batch_size, 1)):
+            part = slice(start, start + max(batch_size, 1))
+            results += self._run([to_rgb(i) for i in images[part]], words[part])
+        return results
+
+    # ---- inside ---------------------------------------------------------------------------------------------------
+
+    def _words(self, text: Text) -> Vocabulary | Caption:
         if text is None:
             if self.vocabulary is None:
-                raise PromptError("nothing to look for: pass a text such as 'cat. dog.', or call set_vocabulary first")
+                raise VocabularyError("nothing to look for: pass a text such as 'cat. dog.', or call set_vocabulary first")
             return self.vocabulary
+        if not isinstance(text, (Caption, Vocabulary, Sequence)):
+            raise VocabularyError(f"a text must be a caption such as 'cat. dog.' or a list of names, not a {type(text).__name__}")
         return text if isinstance(text, Caption) else Vocabulary.coerce(text)
 
-    @torch.inference_mode()
-    def _detect(self, pixels: np.ndarray, words: Vocabulary | Caption) -> Detections:
-        aug = T.AugInput(pixels)
-        self.augmentations(aug)
-        resized = aug.image if self.model.input_format == "RGB" else aug.image[:, :, ::-1]
-        tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-        base = {"image": tensor, "height": pixels.shape[0], "width": pixels.shape[1]}
-        if isinstance(words, Caption):
-            found = self.model([{**base, "caption": words}])[0]["instances"]
-        else:
-            parts = self._chunks(words)
-            found = _merge([self._ask(base, words, part) for part in parts], self.max_detections)
-        found = found[found.scores >= self.score_threshold]
-        return Detections.from_instances(found, words.names, pixels)
-
-    def _ask(self, base: dict, words: Vocabulary, part: list[int]) -> Instances:
-        found = self.model([{**base, "vocabulary": words.subset(part)}])[0]["instances"]
-        found.pred_classes = torch.as_tensor(part, device=found.pred_classes.device)[found.pred_classes]
-        return found
-
-    def _chunks(self, words: Vocabulary) -> list[list[int]]:
-        """Split a vocabulary whose caption is over the token budget; each part is a prompt of its own."""
-        encoder = self.model.text_encoder
-        budget = encoder.max_tokens - 8  # room for special tokens and a prior's generic name
-        if sum(encoder.count_tokens([build_caption(words).text])) <= budget if len(words) < 60 else False:
+    def _parts(self, words: Vocabulary) -> list[list[int]]:
+        """Places of the names of each prompt; several prompts where one would be over the text encoder's budget."""
+        encoder = getattr(self.model, "text_encoder", None)
+        if encoder is None:
             return [list(range(len(words)))]
-        return chunk_names(words, encoder, max_tokens=budget)
+        if words not in self._plans:
+            budget, separator = max(encoder.max_tokens - RESERVED_TOKENS, 1), getattr(self.model, "separator", ". ")
+            self._plans[words] = chunk_names(words, encoder, max_tokens=budget, separator=separator)
+            while len(self._plans) > REMEMBERED_PLANS:
+                self._plans.popitem(last=False)
+        return self._plans[words]
+
+    def _input(self, pixels: np.ndarray) -> dict:
+        """A model input without words, for (H, W, 3) RGB."""
+        height, width = pixels.shape[:2]
+        aug = T.AugInput(pixels)
+        try:
+            self.augmentations(aug)
+        except ValueError as error:
+            raise InputError(f"a picture of {width} x {height} pixels is too narrow for this model's resize: {error}") from error
+        resized = aug.image if getattr(self.model, "input_format", "RGB") == "RGB" else aug.image[:, :, ::-1]
+        image = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        return {"image": image, "height": height, "width": width}
+
+    @torch.no_grad()
+    def _run(self, pictures: list[np.ndarray], words: list[Vocabulary | Caption]) -> list[Detections]:
+        asked: list[tuple[int, list[int] | None, dict]] = []
+        for i, (pixels, text) in enumerate(zip(pictures, words, strict=True)):
+            base = self._input(pixels)
+            if isinstance(text, Caption):
+                asked.append((i, None, {**base, "caption": text}))
+                continue
+            parts = self._parts(text)
+            for part in parts:
+                whole = len(parts) == 1
+                asked.append((i, None if whole else part, {**base, "vocabulary": text if whole else text.subset(part)}))
+        found: list[list[Instances]] = [[] for _ in pictures]
+        for start in range(0, len(asked), len(pictures)):
+            group = asked[start : start + len(pictures)]
+            for (i, part, _), output in zip(group, self.model([x for _, _, x in group]), strict=True):
+                found[i].append(_replaced(output["instances"].to("cpu"), part))
+        return [self._finish(*row) for row in zip(pictures, words, found, strict=True)]
+
+    def _finish(self, pixels: np.ndarray, words: Vocabulary | Caption, parts: list[Instances]) -> Detections:
+        found = parts[0] if len(parts) == 1 else Instances.cat(parts)
+        if len(parts) > 1:
+            found = found[found.scores.argsort(descending=True, stable=True)[: self.max_detections]]
+        found = found[found.scores >= self.score_threshold]
+        extra = {"caption": words.text, "phrases": words.phrases} if isinstance(words, Caption) else {}
+        return Detections.from_instances(found, words.names, image=pixels, **extra)
 
 
-def _merge(parts: list[Instances], most: int) -> Instances:
-    found = Instances.cat(parts) if len(parts) > 1 else parts[0]
-    return found[found.scores.argsort(descending=True)[:most]]
+def _replaced(found: Instances, part: list[int] | None) -> Instances:
+    """Turn places in a part of a vocabulary into places in the whole."""
+    if part is not None:
+        found.pred_classes = torch.as_tensor(part)[found.pred_classes]
+    return found
 
 
-def test_augmentations(cfg: object) -> list[T.Augmentation]:
-    """Return the resize of the config's first test loader; a default with a warning if it has none."""
-    for parts in (cfg.get("dataloader", {}).get("test") or {}).values():
-        mapper = parts.loader.get("mapper")
+def resize_of(cfg: DictConfig) -> list[T.Augmentation | T.Transform]:
+    """Return the resize of the config's first test loader; a default, with a warning, if it has none."""
+    tests = cfg.get("dataloader", {}).get("test") or {}
+    for entry in tests.values() if hasattr(tests, "values") else tests:
+        mapper = (entry.get("loader") or {}).get("mapper")
         if mapper is not None and mapper.get("augmentations"):
             return [instantiate(a) for a in mapper.augmentations]
-    logger.warning("the config says no test size; using a short side of %d, at most %d", *DEFAULT_SIZE)
-    return [T.ResizeShortestEdge(DEFAULT_SIZE[0], DEFAULT_SIZE[1])]
+    logger.warning("the config says no test size; using a short side of %d px, at most %d", *DEFAULT_SIZE)
+    return [T.ResizeShortestEdge(*DEFAULT_SIZE)]
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device "auto" (CUDA where there is some, else the CPU), "cpu", "cuda" or "cuda:1".
+
+    Raises:
+        ConfigError: if there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"there is no device '{name}' on this machine; use 'cpu' or 'auto'") from error
+    return device
 
 
 def load_predictor(
-    name: str = "default",
+    name: str | Path = "default",
     *,
     device: str = "auto",
     weights: str | Path | None = None,
     score_threshold: float | None = None,
     overrides: Sequence[str] = (),
-) -> Predictor:
+) -> Predictor | RegionClassifier:
     """Return a predictor for a model of the zoo, or for a config.
 
     Args:
-        name: "default", another name of the zoo, or the path or name of a config.
+        name: "default"; "bridge" (names regions, finds none: see `RegionClassifier`); or the path or name of a config.
         device: "auto", "cpu", "cuda", "cuda:1".
-        weights: a weight file instead of the zoo's.
-        score_threshold: weaker detections are left out; 0.3 by default.
+        weights: a weight file instead of the zoo's; for a config, instead of its `train.init_checkpoint`.
+        score_threshold: weaker detections are left out; 0.3 by default. 0 keeps all that the model returns.
         overrides: changes to the config, such as "model.prior=null".
 
     Raises:
-        ConfigError: for an unknown name or device.
+        ConfigError: for an unknown name, device or override.
         WeightsError: for weights that are missing, unsafe, or of another architecture.
     """
-    from openvocab.engine.run import pick_device
+    where, name = choose_device(device), str(name).removeprefix("zoo://")
+    if name == "bridge":
+        from openvocab.regions import load_bridge
 
-    entry = ZOO.get(name.removeprefix("zoo://"))
-    cfg = load_config(entry.config if entry else name, overrides)
+        return load_bridge(device=where, weights=weights, score_threshold=score_threshold, overrides=overrides)
+    entry = ZOO.get(name)
+    cfg = load_config(entry.config if entry else _known(name), overrides)
     if "model" not in cfg:
         raise ConfigError(f"the config '{name}' has no 'model'")
-    path = weights if weights is not None else entry.weights_path() if entry else cfg.train.get("init_checkpoint")
-    content = load_weights(path) if path else None
-    model = instantiate(cfg.model).to(pick_device(device)).eval()
+    if weights is None:
+        weights = entry.weights_path() if entry else cfg.get("train", {}).get("init_checkpoint")
+    content = load_weights(weights) if weights else None
+    model = instantiate(cfg.model).to(where).eval()
     if content is not None:
-        report = load_into(model, content.tensors, min_matched=_least(model))
-        logger.info("%s: %s", path, report)
-    else:
-        logger.warning("the config '%s' names no weights: the model is random", name)
-    threshold = 0.3 if score_threshold is None else score_threshold
-    return Predictor(model=model, augmentations=test_augmentations(cfg), score_threshold=threshold)
+        _fill(model, content, str(weights))
+    elif any(p.requires_grad for p in model.parameters()):
+        logger.warning("the config '%s' names no weights, so its model is random; pass weights=PATH", name)
+    return Predictor(
+        model=model,
+        augmentations=resize_of(cfg),
+        score_threshold=DEFAULT_THRESHOLD if score_threshold is None else score_threshold,
+        vocabulary=_vocabulary_of(content, entry),
+    )
 
 
-def _least(model: nn.Module) -> int:
-    """Tensors that a fitting weight file must at least match: all that train."""
-    return sum(p.requires_grad for p in model.parameters())
+def _known(name: str) -> str:
+    from openvocab.config import find_config
+
+    try:
+        find_config(name)
+    except ConfigError as error:
+        models = ", ".join(ZOO)
+        raise ConfigError(f"there is no model '{name}'.{nearest(name, ZOO)} Models: {models}. {error}") from error
+    return name
+
+
+def _fill(model: nn.Module, content: WeightFile, source: str) -> None:
+    """Load weights; each parameter that trains must be among them."""
+    needed = {n for n, p in model.named_parameters() if p.requires_grad}
+    encoder = content.metadata.get("text_encoder")
+    own = getattr(getattr(model, "text_encoder", None), "identity", None)
+    if encoder and own and encoder != own:
+        raise WeightsError(f"{source} was trained with the text encoder '{encoder}', this model has '{own}'")
+    report = load_into(model, content.tensors)
+    absent = sorted(needed - set(report.matched))
+    if absent:
+        raise WeightsError(
+            f"{source} is made for another architecture: {len(absent)} of {len(needed)} parameters are not in it, such as "
+            f"{absent[0]}; {report}"
+        )
+    logger.info("%s: %s", source, report)
+
+
+def _vocabulary_of(content: WeightFile | None, entry: ZooEntry | None) -> Vocabulary | None:
+    """The names a zoo entry or a checkpoint is for, if it says so (metadata "vocabulary": json of `Vocabulary.to_dict`)."""
+    if entry is not None and entry.vocabulary:
+        return Vocabulary.builtin(entry.vocabulary)
+    text = content.metadata.get("vocabulary") if content is not None else None
+    if not text:
+        return None
+    value = json.loads(text)
+    return Vocabulary.from_dict(value) if isinstance(value, dict) else Vocabulary.from_names(value)

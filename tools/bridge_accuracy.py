@@ -38,7 +38,7 @@ def regions(dataset: str, per_class: int, min_side: float) -> list[tuple[str, li
 def measure(bridge: object, dataset: str, per_class: int, min_side: float, context: float) -> dict:
     """Return top-1 and macro top-1 of a data set's regions."""
     from openvocab.data import get_vocabulary
-    from openvocab.media import load_image
+    from openvocab.media import to_rgb
 
     words = bridge.encode(get_vocabulary(dataset).prompts)
     by_file = defaultdict(list)
@@ -47,7 +47,7 @@ def measure(bridge: object, dataset: str, per_class: int, min_side: float, conte
         by_file[file].append((box, label))
     hits, started = defaultdict(list), time.perf_counter()
     for file, items in by_file.items():
-        image = torch.from_numpy(load_image(file).copy()).permute(2, 0, 1)
+        image = torch.from_numpy(to_rgb(file).copy()).permute(2, 0, 1)
         vectors = bridge.encode_pixels(bridge.crop(image, torch.tensor([b for b, _ in items]), context))
         for guess, (_, label) in zip((vectors @ words.t()).argmax(1).tolist(), items, strict=True):
             hits[label].append(guess == label)

@@ -2,7 +2,12 @@
 
     python tools/demo.py --samples
     python tools/demo.py --input photo.jpg --text "cat. remote control."
-    python tools/demo.py --input folder/ --vocabulary coco --output found/ --json
+    python tools/demo.py --input folder/ clip.mp4 --vocabulary coco --output found/ --json
+    python tools/demo.py --input photo.jpg --caption "a man with a red umbrella"
+
+Prints a table a picture and writes annotated copies to the output folder; inputs are never overwritten.
+Of several files, bad ones are counted and left out. Exit code: 0; 1 if all of several files were bad; 2, with one sentence,
+if the command itself cannot be done.
 """
 
 from __future__ import annotations
@@ -10,9 +15,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from openvocab.errors import ConfigError, InputError, cli_main
+from openvocab.errors import ConfigError, InputError, VocabularyError, cli_main
+
+if TYPE_CHECKING:
+    from openvocab import Detections, Vocabulary
+    from openvocab.prompting import Caption
+
+MAX_ROWS = 20
 
 
 class _Parser(argparse.ArgumentParser):
@@ -21,29 +35,47 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+    """Read the command line.
+
+    Raises:
+        ConfigError: for unknown or contradicting options, and values out of range.
+    """
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", nargs="+", metavar="FILE|DIR|VIDEO", help="pictures, folders or videos")
-    source.add_argument("--samples", action="store_true", help="sample photos, each with a prompt of its own")
+    source.add_argument("--samples", action="store_true", help="sample photos of scikit-image, each with a prompt of its own")
     words = parser.add_mutually_exclusive_group()
     words.add_argument("--text", help="names, each ended by a full stop: 'cat. remote control.'")
     words.add_argument("--vocabulary", metavar="NAME|FILE", help="a built-in list such as coco or lvis, or a text or json file")
-    words.add_argument("--caption", help="a sentence, whose noun phrases are looked for")
-    parser.add_argument("--model", default="default", help="a name of the zoo, or a config")
-    parser.add_argument("--weights", help="a weight file instead of the model's own")
-    parser.add_argument("--output", type=Path, default=Path("output/demo"), help="folder for annotated pictures")
-    parser.add_argument("--json", nargs="?", const="detections.json", metavar="FILE", help="also write all detections as json")
-    parser.add_argument("--threshold", type=float, default=0.3, help="least score")
-    parser.add_argument("--top", type=int, default=0, help="most detections a picture; 0: no limit")
-    parser.add_argument("--device", default="auto")
+    words.add_argument("--caption", metavar="SENTENCE", help="a sentence; its noun phrases are looked for")
+    parser.add_argument("--model", default="default", help="a name of the zoo ('default', 'bridge'), or a config")
+    parser.add_argument("--weights", metavar="FILE", help="a weight file instead of the model's own")
+    parser.add_argument("--output", type=Path, default=Path("output/demo"), metavar="DIR", help="default: output/demo")
+    parser.add_argument(
+        "--json", nargs="?", const="", metavar="FILE", help="also write all detections; default: detections.json in --output"
+    )
+    parser.add_argument("--threshold", type=float, help="least score, 0 to 1; default: the model's (0.3, bridge 0)")
+    parser.add_argument(
+        "--overlap",
+        type=float,
+        default=0.6,
+        help="IoU above which only the better of two boxes is shown, whatever their names; 1 shows all; default 0.6",
+    )
+    parser.add_argument("--top", type=int, help="most detections a picture")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     args = parser.parse_args(argv)
-    if not 0 <= args.threshold <= 1:
-        raise ConfigError(f"--threshold {args.threshold} must lie between 0 and 1")
+    for option in ("threshold", "overlap"):
+        value = getattr(args, option)
+        if value is not None and not 0 <= value <= 1:
+            raise ConfigError(f"--{option} {value} must lie between 0 and 1")
+    if args.top is not None and args.top < 1:
+        raise ConfigError(f"--top {args.top} must be at least 1")
+    if args.output.exists() and not args.output.is_dir():
+        raise ConfigError(f"--output {args.output} is a file; name a folder")
     return args
 
 
-def words_of(args: argparse.Namespace) -> object:
+def words_of(args: argparse.Namespace) -> Vocabulary | Caption | None:
     """Return what to look for, from --text, --vocabulary or --caption; None if none is given."""
     from openvocab import Vocabulary
     from openvocab.prompting import noun_phrases
@@ -53,90 +85,161 @@ def words_of(args: argparse.Namespace) -> object:
     if args.caption is not None:
         return noun_phrases(args.caption)
     if args.vocabulary is not None:
-        path = Path(args.vocabulary)
+        path = Path(args.vocabulary).expanduser()
         return Vocabulary.from_file(path) if path.is_file() else Vocabulary.builtin(args.vocabulary)
     return None
 
 
-def show(name: str, found: object) -> None:
-    """Print one picture's table."""
-    print(f"\n{name}\n{found.table()}", flush=True)
+class Names:
+    """Names for output files: never those of an input, and never one twice.
+
+    Args:
+        folder: where outputs go.
+        inputs: files to leave alone.
+    """
+
+    def __init__(self, folder: Path, inputs: list[Path]) -> None:
+        self.folder = folder
+        self.taken = {p.resolve() for p in inputs}
+
+    def new(self, stem: str, suffix: str) -> Path:
+        """Return DIR/stem.suffix, with a number where that is taken."""
+        number = 1
+        path = self.folder / f"{stem}{suffix}"
+        while path.resolve() in self.taken:
+            number += 1
+            path = self.folder / f"{stem}-{number}{suffix}"
+        self.taken.add(path.resolve())
+        return path
 
 
-def run_picture(predictor: object, path: Path, words: object, args: argparse.Namespace) -> dict:
-    """Detect, print and draw one picture."""
-    found = predictor(path, words)
-    found = found.select(slice(0, args.top)) if args.top else found
-    show(path.name, found)
-    args.output.mkdir(parents=True, exist_ok=True)
-    target = args.output / f"{path.stem}.jpg"
-    if target.resolve() == path.resolve():
-        target = args.output / f"{path.stem}_detected.jpg"
-    found.draw().save(target, quality=92)
-    return {"file": str(path), "drawn": str(target), **found.to_dict()}
+@dataclass
+class Demo:
+    """One run: a predictor, where its output goes, most detections a picture, and most overlap of two of them."""
+
+    predictor: Callable[..., Detections]
+    names: Names
+    top: int | None = None
+    overlap: float = 1.0
+
+    def find(self, image: Any, words: Any) -> Detections:
+        """Detect in one picture; keep what is shown."""
+        return self.predictor(image, words).distinct(self.overlap)[: self.top]
+
+    def picture(self, path: Path, words: Any) -> dict:
+        """Detect, print and draw one picture; return its json entry.
+
+        Raises:
+            InputError: if it cannot be read.
+        """
+        from tqdm import tqdm
+
+        found = self.find(path, words)
+        target = self.names.new(path.stem, ".png" if path.suffix.lower() == ".png" else ".jpg")
+        found.draw().save(target, **({"quality": 92} if target.suffix == ".jpg" else {}))
+        tqdm.write(f"\n{path}  ->  {target}\n{found.table(MAX_ROWS)}")
+        return {"file": str(path), "drawn": str(target), **found.to_dict()}
+
+    def video(self, path: Path, words: Any) -> dict:
+        """Detect in every frame; write an annotated mp4 and, beside it, a json with the frames. Return the json's content.
+
+        Raises:
+            InputError: if it cannot be read.
+        """
+        from tqdm import tqdm
+
+        from openvocab.media import open_video, video_writer
+
+        target, frames = self.names.new(path.stem, ".mp4"), []
+        with open_video(path) as (info, pictures), video_writer(target, fps=info.fps) as write:
+            bar = tqdm(pictures, total=info.frames or None, desc=path.name, unit="frame", leave=False, disable=None)
+            for entry, drawn in self._frames(bar, words, info.fps):
+                frames.append(entry)
+                write(drawn)
+        content = {"file": str(path), "drawn": str(target), "fps": info.fps, "frames": frames}
+        beside = self.names.new(target.stem, ".json")
+        write_json(beside, content)
+        counts = [len(f["detections"]) for f in frames]
+        tqdm.write(f"\n{path}  ->  {target}, {beside}\n{sum(counts)} detections in {len(frames)} frames")
+        return content
+
+    def _frames(self, pictures: Iterator, words: Any, fps: float) -> Iterator[tuple[dict, Any]]:
+        import numpy as np
+
+        for number, pixels in enumerate(pictures):
+            found = self.find(pixels, words)
+            yield {"frame": number, "seconds": round(number / fps, 4), **found.to_dict()}, np.asarray(found.draw())
 
 
-def run_video(predictor: object, path: Path, words: object, args: argparse.Namespace) -> dict:
-    """Detect in every picture of a video and write an annotated one."""
-    import numpy as np
-    from tqdm import tqdm
+def write_json(path: Path, content: object) -> None:
+    """Write a json file, whole or not at all."""
+    from openvocab.io import atomic_write
 
-    from openvocab.media import VideoWriter, read_video
-
-    rate, count, frames = read_video(path)
-    args.output.mkdir(parents=True, exist_ok=True)
-    target, rows = args.output / f"{path.stem}_detected.mp4", []
-    with VideoWriter(target, rate) as writer:
-        for frame in tqdm(frames, total=count or None, desc=path.name, unit="frame"):
-            found = predictor(frame, words)
-            found = found.select(slice(0, args.top)) if args.top else found
-            rows.append(found.to_dict())
-            writer.write(np.asarray(found.draw()))
-    if not rows:
-        raise InputError(f"{path} holds no pictures")
-    print(f"\n{path.name}: {len(rows)} pictures, {sum(len(r['detections']) for r in rows)} detections")
-    return {"file": str(path), "drawn": str(target), "frames": rows}
+    with atomic_write(path, "w") as file:
+        json.dump(content, file, indent=1)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point."""
-    args = parse(argv)
-    from tqdm import tqdm
+def jobs_of(args: argparse.Namespace, words: Any) -> list[tuple[Path, Any]]:
+    """List files with what to look for in each.
 
-    from openvocab import load_predictor
-    from openvocab.media import find_media, is_video, sample_pictures
+    Raises:
+        InputError: if there is nothing to look at.
+    """
+    from openvocab.media import find_inputs, write_samples
 
-    words = words_of(args)
     if args.samples:
-        jobs = [(p, words or prompt) for p, prompt in sample_pictures()]
-    else:
-        if words is None:
-            raise ConfigError("say what to look for: --text 'cat. dog.', --vocabulary coco, or --caption 'a sentence'")
-        jobs = [(p, words) for source in args.input for p in find_media(source)]
-    predictor = load_predictor(args.model, device=args.device, weights=args.weights, score_threshold=args.threshold)
+        samples = write_samples(args.output / "samples")
+        return [(path, words if words is not None else text) for path, text in samples.values()]
+    return [(path, words) for path in find_inputs(args.input)]
+
+
+def run(demo: Demo, jobs: list[tuple[Path, Any]]) -> tuple[list[dict], list[Path]]:
+    """Do all jobs; return the results and the files that failed. A single file that fails raises instead.
+
+    Raises:
+        InputError: for a single bad file.
+    """
+    from tqdm import tqdm
+
+    from openvocab.media import is_video
+
     results, failed = [], []
-    for path, text in tqdm(jobs, desc="pictures", unit="file", disable=len(jobs) < 2):
+    for path, words in tqdm(jobs, desc="files", unit="file", disable=True if len(jobs) < 2 else None, leave=False):
         try:
-            results.append((run_video if is_video(path) else run_picture)(predictor, path, text, args))
+            results.append((demo.video if is_video(path) else demo.picture)(path, words))
         except InputError as error:
             if len(jobs) == 1:
                 raise
             failed.append(path)
-            print(f"warning: {error}", file=sys.stderr)
-    if args.json:
-        write_json(Path(args.json) if Path(args.json).is_absolute() else args.output / args.json, results)
-    print(f"\n{len(results)} of {len(jobs)} files done; annotated copies are in {args.output}/")
-    return 1 if failed and not results else 0
+            tqdm.write(f"warning: {' '.join(str(error).split())}", file=sys.stderr)
+    return results, failed
 
 
-def write_json(path: Path, results: list[dict]) -> None:
-    """Write all detections, whole or not at all."""
-    from openvocab.io import atomic_write
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    args = parse(argv)
+    from openvocab import Predictor, load_predictor
 
-    with atomic_write(path, "w") as file:
-        json.dump(results, file, indent=1)
+    words = words_of(args)
+    jobs = jobs_of(args, words)
+    predictor = load_predictor(args.model, device=args.device, weights=args.weights, score_threshold=args.threshold)
+    if not args.samples and words is None and predictor.vocabulary is None:
+        raise VocabularyError("say what to look for: --text 'cat. dog.', --vocabulary coco, or --caption 'a sentence'")
+    args.output.mkdir(parents=True, exist_ok=True)
+    overlap = args.overlap if isinstance(predictor, Predictor) else 1.0  # the bridge gives one box several names
+    demo = Demo(predictor, Names(args.output, [path for path, _ in jobs]), args.top, overlap)
+    if args.json is not None:
+        target = Path(args.json) if args.json else args.output / "detections.json"
+        if target.resolve() in demo.names.taken:
+            raise ConfigError(f"--json {target} is one of the inputs; name another file")
+        demo.names.taken.add(target.resolve())
+    results, failed = run(demo, jobs)
+    if args.json is not None:
+        write_json(target, {"model": args.model, "threshold": predictor.score_threshold, "results": results})
+    bad = f", {len(failed)} could not be read" if failed else ""
+    print(f"\n{len(results)} of {len(jobs)} files done{bad}; annotated copies are in {args.output}", flush=True)
+    return 0 if results else 1
 
 
 if __name__ == "__main__":
     cli_main(lambda: main(sys.argv[1:]))
-

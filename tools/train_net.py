@@ -1,101 +1,71 @@
-"""Train or evaluate a config, with detectron2's flags.
+"""Train, resume or evaluate a config.
 
-    python tools/train_net.py --config-file glipv2/default
-    python tools/train_net.py --config-file glipv2/default --eval-only train.init_checkpoint=PATH
-    python tools/train_net.py --config-file glipv2/default --resume train.max_iter=3000
+    python tools/train_net.py --config-file configs/glipv2/default.py train.max_iter=100
+    python tools/train_net.py --config-file configs/glipv2/default.py --resume
+    python tools/train_net.py --config-file configs/glipv2/default.py --eval-only train.init_checkpoint=model.pth
+
+Flags are detectron2's; `key=value` overrides may stand anywhere, `+key=value` adds a key. Exit codes: 0 done, 2 something is wrong
+with the input (one sentence on standard error), 130 stopped by a signal after saving a checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import logging
 import sys
-from pathlib import Path
 
-from openvocab.errors import ConfigError, cli_main
+from openvocab.errors import cli_main
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
-        raise ConfigError(f"{message} (see --help)")
+        self.exit(2, f"error: {message}; see --help\n")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="FILE|NAME", help="a config file, or a shipped one by name")
-    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in train.output_dir")
-    parser.add_argument("--eval-only", action="store_true", help="evaluate train.init_checkpoint on dataloader.test")
-    parser.add_argument("--num-gpus", type=int, default=1, help="GPUs a machine")
-    parser.add_argument("--cpu-procs", type=int, default=0, help="processes on the CPU instead (gloo)")
-    parser.add_argument("--num-machines", type=int, default=1)
-    parser.add_argument("--machine-rank", type=int, default=0)
-    parser.add_argument("--dist-url", default="auto", help="tcp://HOST:PORT of the first machine")
-    parser.add_argument("opts", nargs="*", metavar="key=value", help="changes to the config; +key=value adds a key")
-    return parser.parse_args(argv)
+    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    add = parser.add_argument
+    add("--config-file", required=True, metavar="FILE", help="a .py or .yaml config, or a shipped one such as glipv2/default")
+    add("--resume", action="store_true", help="go on from the newest readable checkpoint in train.output_dir")
+    add("--eval-only", action="store_true", help="evaluate train.init_checkpoint (with --resume: the newest checkpoint)")
+    add("--num-gpus", type=int, default=1, metavar="N", help="GPUs of this machine; 0 or 1 run in one process (default: 1)")
+    add("--cpu-procs", type=int, default=0, metavar="N", help="instead of GPUs, N processes on the CPU")
+    add("--num-machines", type=int, default=1, metavar="N", help="machines of the run")
+    add("--machine-rank", type=int, default=0, metavar="R", help="which of them this is")
+    add("--dist-url", default="auto", metavar="URL", help="tcp://ADDRESS:PORT of machine 0; auto: a free port here")
+    add("opts", nargs="*", metavar="key=value", help="config overrides; unknown keys are refused, +key=value adds one")
+    args = parser.parse_intermixed_args(argv)
+    if args.num_gpus < 0 or args.cpu_procs < 0:
+        parser.error("--num-gpus and --cpu-procs must be 0 or more")
+    return args
 
 
 def run(args: argparse.Namespace) -> None:
-    """What each process does."""
-    from detectron2.utils import comm
-    from detectron2.utils.logger import setup_logger
-    from omegaconf import OmegaConf
-
+    """Do it, in one process of the run."""
     from openvocab.config import load_config
-    from openvocab.engine import build_model, do_test, train
-    from openvocab.io import atomic_write
+    from openvocab.engine import evaluate_config, train
 
     cfg = load_config(args.config_file, args.opts)
-    output = Path(cfg.train.output_dir)
-    for name in ("openvocab", "detectron2"):
-        setup_logger(str(output), distributed_rank=comm.get_rank(), name=name)
-    logging.captureWarnings(True)
-    if comm.is_main_process():
-        with atomic_write(output / "config.yaml", "w") as file:
-            file.write(_as_yaml(cfg, OmegaConf))
-    if not args.eval_only:
-        train(cfg, resume=args.resume)
-        return
-    results = do_test(cfg, build_model(cfg))
-    if comm.is_main_process():
-        with atomic_write(output / "results.json", "w") as file:
-            json.dump(results, file, indent=1)
+    if args.cpu_procs or args.num_gpus == 0:
+        cfg.train.device = "cpu"
+    (evaluate_config if args.eval_only else train)(cfg, resume=args.resume)
 
 
-def _as_yaml(cfg: object, omega: type) -> str:
-    """Write the config down, targets as dotted names."""
-    import yaml
-
-    def plain(value: object) -> object:
-        if isinstance(value, dict):
-            return {str(k): plain(v) for k, v in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(v) for v in value]
-        if value is None or isinstance(value, (bool, int, float, str)):
-            return value
-        return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else str(value)
-
-    return yaml.safe_dump(plain(omega.to_container(cfg)), sort_keys=False)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Entry point."""
-    args = parse(argv)
+def main() -> int:
+    """Start as many processes as are asked for."""
+    args = parse()
     from openvocab.config import load_config
-    from openvocab.engine import launch
+    from openvocab.engine import Interrupted, launch
 
-    load_config(args.config_file, args.opts)  # fail with a sentence before processes start
-    launch(
-        run,
-        processes=args.cpu_procs or args.num_gpus,
-        machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    load_config(args.config_file, args.opts)  # mistakes show here, before processes are started
+    names = ("num_gpus", "cpu_procs", "num_machines", "machine_rank", "dist_url")
+    try:
+        launch(run, (args,), **{n: getattr(args, n) for n in names})
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        return 130
     return 0
 
 
 if __name__ == "__main__":
-    cli_main(lambda: main(sys.argv[1:]))
+    cli_main(main)

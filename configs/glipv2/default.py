@@ -12,12 +12,15 @@ from detectron2.data import transforms as T
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import CosineParamScheduler
 
+from glipv2.modeling.prior import SemanticPrior
+from openvocab.bridge import Bridge
 from openvocab.data import DatasetMapper, PromptSampler, TrainSource, build_test_loader, build_train_loader
 from openvocab.engine import build_adamw
 from openvocab.evaluation import COCODetectionEvaluator
 
 from ..common.train import train
 from .models.glipv2_mini import model
+from .models.seen import SEEN
 
 SUPER_NAMES = {
     **dict.fromkeys(["bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"], "vehicle"),
@@ -49,6 +52,9 @@ train_mapper = L(DatasetMapper)(
 test_mapper = L(DatasetMapper)(
     is_train=False, augmentations=[L(T.ResizeShortestEdge)(short_edge_length=384, max_size=640)], image_format="RGB"
 )
+
+# at test time the bridge speaks on names of few boxes; training does not see it
+model.prior = L(SemanticPrior)(scorer=L(Bridge)(), seen=SEEN, negatives=list(SEEN))
 
 dataloader = dict(
     train=L(build_train_loader)(

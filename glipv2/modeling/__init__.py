@@ -6,6 +6,7 @@ from .head import GLIPv2Block, GLIPv2Head, HeadOutput, RegionWordAlignment
 from .language import LanguageLayer
 from .losses import GroundingCriterion, Targets
 from .postprocess import GroundingPostProcessor, phrase_scores
+from .prior import SemanticPrior
 
 __all__ = [
     "BiAttention",
@@ -17,6 +18,7 @@ __all__ = [
     "HeadOutput",
     "LanguageLayer",
     "RegionWordAlignment",
+    "SemanticPrior",
     "Targets",
     "VisionLanguageFusion",
     "phrase_scores",

@@ -245,10 +245,10 @@ class GLIPv2(nn.Module):
         return list(groups.values())
 
     def _postprocess(self, x: dict, parts: tuple, phrase_tokens: Tensor, size: tuple[int, int]) -> Instances:
-        found = self.postprocessor.suppress(self.postprocessor.candidates(*parts, phrase_tokens, size))
         if not self._uses_prior(x):
-            return found
-        vocabulary = x.get("vocabulary") or self.vocabulary
+            return self.postprocessor.suppress(self.postprocessor.candidates(*parts, phrase_tokens, size))
+        vocabulary = x.get("vocabulary") or self.vocabulary  # the prompt may hold a generic name behind these
+        found = self.postprocessor.suppress(self.postprocessor.candidates(*parts, phrase_tokens[: len(vocabulary)], size))
         boxes, scores = self.postprocessor.proposals(*parts, phrase_tokens, size)
         image = x["image"] if self.input_format == "RGB" else x["image"].flip(0)
         return self.prior(image, found, boxes, scores, vocabulary, self.postprocessor.max_detections)

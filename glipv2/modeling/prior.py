@@ -7,7 +7,7 @@ the louder the fewer boxes of a name the detector was trained on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -67,6 +67,11 @@ class SemanticPrior(nn.Module):
         self.generic_name, self.scale, self.strength = generic_name, scale, strength
         self.top_boxes, self.nms_threshold = top_boxes, nms_threshold
 
+    def _apply(self, fn: Callable, recurse: bool = True) -> SemanticPrior:
+        if isinstance(self.scorer, nn.Module):
+            self.scorer._apply(fn)  # goes to the same device
+        return super()._apply(fn)
+
     def weights(self, vocabulary: Vocabulary) -> Tensor:
         """Return the weight w of the prior for each name, (K,)."""
         counts = [self.seen.get(p.casefold(), self.seen.get(n.casefold(), 0)) for n, p in zip(vocabulary, vocabulary.prompts, strict=True)]
@@ -87,7 +92,7 @@ class SemanticPrior(nn.Module):
 
         Args:
             image: (3, H, W) uint8 RGB, the picture the boxes refer to.
-            found: the detector's detections; `pred_classes` are positions in `extended(vocabulary)`.
+            found: the detector's detections; `pred_classes` are positions in `vocabulary`.
             boxes: (M, 4) XYXY pixels, candidates of any overlap.
             scores: (M, P) of the detector for the extended vocabulary, 0..1.
             vocabulary: the K names asked for.
@@ -97,7 +102,6 @@ class SemanticPrior(nn.Module):
             detections, best first; `pred_classes` are positions in `vocabulary`.
         """
         _, generic = self.extended(vocabulary)
-        found = found[found.pred_classes < len(vocabulary)]
         weight = self.weights(vocabulary).to(scores.device)
         asked = torch.nonzero(weight > MIN_WEIGHT).flatten()
         objectness = torch.maximum(scores[:, generic], scores.amax(dim=1))

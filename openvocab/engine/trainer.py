@@ -1,238 +1,192 @@
-"""One training run: the loop, and what happens around a step."""
+"""The training step and the loop around it."""
 
 from __future__ import annotations
 
-import json
-import logging
-import math
-import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import torch
+from detectron2.engine.train_loop import TrainerBase
 from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter, EventStorage, JSONWriter
+from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from openvocab.errors import ConfigError, NonFiniteLossError
-from openvocab.io import atomic_write
+from openvocab.errors import ConfigError, DataError
 
-from .checkpoint import Checkpoints, rng_state, set_rng_state
-from .ema import WeightAverage
-
-logger = logging.getLogger(__name__)
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+from .ema import ModelEma
+from .nonfinite import is_finite, refuse
+from .settings import TrainSettings
+from .stopping import LeftEarly, StopRequest
 
 
-def seed_everything(seed: int) -> None:
-    """Seed Python, numpy and torch with `seed` + rank."""
-    seed = seed + comm.get_rank()
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+class Trainer(TrainerBase):
+    """detectron2's loop of hooks around a step that never lets a bad number into the weights.
 
-
-class Trainer:
-    """Trains a model that returns a dict of losses.
+    A step: `accumulate` batches forward and backward, gradient norm, clipping, optimizer, moving average. Before each backward
+    all processes agree that all losses are finite, and whether to stop after this step.
 
     Args:
-        model: built and on its device.
-        loader: endless batches, with `state_dict` and `load_state_dict` for an exact resume.
-        optimizer: over the model's parameters.
-        schedule: learning rate factor of a position in 0..1 (an fvcore `ParamScheduler`).
-        settings: the config's `train` group.
-        evaluate: called without arguments at every evaluation; returns flat results such as {"bccd_val/bbox/AP50": 61.0}.
-        extra: kept in every checkpoint, plain values only (the config as yaml, the vocabulary).
+        model: in training mode; takes a batch and returns a dict of scalar losses. May be wrapped in DistributedDataParallel.
+        optimizer: steps the model's parameters; its groups' "lr" is set by hooks.
+        loader: an iterable of batches; a finite one is begun again when it ends.
+        settings: `amp`, `clip_grad`, `accumulate`, `log_period` and `output_dir` are used.
+        device: of the model.
+        ema: updated after each step.
+        stop: asked for after each step.
+
+    Raises:
+        ConfigError: for float16 on a CPU.
     """
 
     def __init__(
         self,
         *,
         model: nn.Module,
-        loader: object,
         optimizer: torch.optim.Optimizer,
-        schedule: Callable[[float], float],
-        settings: Mapping,
-        evaluate: Callable[[], dict[str, float]] | None = None,
-        extra: Mapping[str, object] | None = None,
+        loader: object,
+        settings: TrainSettings,
+        device: torch.device,
+        ema: ModelEma | None = None,
+        stop: StopRequest | None = None,
     ) -> None:
-        self.model, self.loader, self.optimizer, self.schedule = model, loader, optimizer, schedule
-        self.settings, self.evaluate, self.extra = settings, evaluate, dict(extra or {})
-        self.max_iter, self.iteration, self.best = int(settings["max_iter"]), 0, -math.inf
-        if self.max_iter < 1:
-            raise ConfigError(f"train.max_iter={self.max_iter} must be at least 1")
-        self.device = next(model.parameters()).device
-        amp = settings.get("amp", {})
-        if amp.get("enabled") and amp.get("dtype", "bfloat16") not in DTYPES:
-            raise ConfigError(f"train.amp.dtype='{amp['dtype']}' is not one of {', '.join(DTYPES)}")
-        self.dtype = DTYPES[amp.get("dtype", "bfloat16")] if amp.get("enabled") else None
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
-        ema = settings.get("ema", {})
-        self.average = WeightAverage(model, ema["decay"]) if ema.get("enabled") else None
-        self.base_rates = [g["lr"] for g in optimizer.param_groups]
-        keep = settings.get("checkpointer", {})
-        self.output = Path(settings["output_dir"])
-        self.checkpoints = Checkpoints(self.output, keep.get("max_to_keep", 3))
-        self.parallel = model
-        if comm.get_world_size() > 1:
-            ids = [self.device.index] if self.device.type == "cuda" else None
-            self.parallel = DistributedDataParallel(model, device_ids=ids, **dict(settings.get("ddp", {})))
-
-    # ---- state ----------------------------------------------------------------------------------------------------
-
-    def state(self) -> dict:
-        """All that an exact continuation needs."""
-        with self.average.applied() if self.average else nullcontext():
-            weights = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-        state = {
-            "model": weights,
-            "iteration": self.iteration,
-            "best": float(self.best),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "rng": rng_state(),
-            **self.extra,
-        }
-        if self.average:
-            state["ema"] = self.average.state_dict()
-            state["raw"] = {n: p.detach() for n, p in self.model.named_parameters() if p.requires_grad}
-        if hasattr(self.loader, "state_dict"):
-            state["data"] = self.loader.state_dict()
-        return state
-
-    def resume(self) -> bool:
-        """Continue from the newest readable checkpoint of the output folder; False if there is none."""
-        found = self.checkpoints.newest()
-        if found is None:
-            logger.info("no checkpoint in %s: starting from the beginning", self.output)
-            return False
-        path, state = found
-        self.model.load_state_dict({**state["model"], **state.get("raw", {})})
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.iteration, self.best = int(state["iteration"]), float(state["best"])
-        if self.average and "ema" in state:
-            self.average.load_state_dict(state["ema"])
-        if "data" in state and hasattr(self.loader, "load_state_dict"):
-            self.loader.load_state_dict(state["data"])
-        set_rng_state(state["rng"])
-        logger.info("resumed from %s at iteration %d", path, self.iteration)
-        return True
+        super().__init__()
+        self.model, self.optimizer, self.loader, self.settings = model, optimizer, loader, settings
+        self.device, self.ema, self.stop = device, ema, stop or StopRequest()
+        self.done, self.stopping, self.signalled = 0, False, False
+        half = settings.amp.enabled and settings.amp.dtype == "float16"
+        if half and device.type == "cpu":
+            raise ConfigError("train.amp.dtype=float16 needs a GPU; on a CPU use train.amp.dtype=bfloat16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=half)
+        self._batches: Iterator | None = None
 
     # ---- loop -----------------------------------------------------------------------------------------------------
 
-    def train(self) -> dict[str, float]:
-        """Run to `max_iter`; return the last evaluation's results."""
-        s, results, started = self.settings, {}, time.monotonic()
-        period, eval_period = s.get("checkpointer", {}).get("period", 0), s.get("eval_period", 0)
-        self.parallel.train()
-        batches = iter(self.loader)
-        with EventStorage(self.iteration) as storage:
-            writers = self._writers()
-            try:
-                while self.iteration < self.max_iter:
-                    self.step(next(batches), storage)
-                    done = self.iteration == self.max_iter
-                    if self.iteration % s.get("log_period", 20) == 0 or done:
-                        for writer in writers:
-                            writer.write()
-                    if done or (eval_period and self.iteration % eval_period == 0):
-                        results = self._evaluate(storage)
-                    if period and self.iteration % period == 0 and not done:
-                        self.checkpoints.save(f"model_{self.iteration - 1:07d}.pth", self.state())
-                    budget = s.get("max_seconds", 0)
-                    if budget and time.monotonic() - started > budget and not done:
-                        logger.warning("train.max_seconds=%s is over; continue with --resume", budget)
-                        break
-                    storage.step()
-            except KeyboardInterrupt:
-                path = self.checkpoints.save(f"model_{self.iteration - 1:07d}.pth", self.state())
-                logger.warning("interrupted; %s is written, continue with --resume", path)
-                raise
-            finally:
-                for writer in writers:
-                    writer.close()
-        name = "model_final.pth" if self.iteration >= self.max_iter else f"model_{self.iteration - 1:07d}.pth"
-        self.checkpoints.save(name, self.state())
-        return results
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Run steps start_iter .. max_iter - 1, or until a stop is asked for; then `stopping` is true. `done` counts steps.
 
-    def step(self, batch: list[dict], storage: EventStorage) -> dict[str, float]:
-        """One forward, backward and update; return the losses."""
-        start = time.perf_counter()
-        factor = float(self.schedule(self.iteration / self.max_iter))
-        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = rate * factor
-        with torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext():
-            losses = self.parallel(batch)
-        self._check_finite(losses, batch)
+        As detectron2's, but errors are raised without being logged first: whoever catches them says it once.
+        """
+        self.iter = self.start_iter = self.done = start_iter
+        self.max_iter = max_iter
+        with EventStorage(start_iter) as self.storage:
+            try:
+                self.before_train()
+                for self.iter in range(start_iter, max_iter):
+                    self.before_step()
+                    self.run_step()
+                    self.done = self.iter + 1
+                    self.after_step()
+                    if self.wants_to_stop():
+                        break
+                self.iter += 1
+            finally:
+                self._close_batches()
+                self.after_train()
+
+    def wants_to_stop(self) -> bool:
+        """Return whether the run ends after the present step; the same on all processes."""
+        if comm.get_world_size() == 1:
+            self.stopping = self.stopping or self.stop.requested
+            self.signalled = bool(self.stop.signal_name)
+        return self.stopping
+
+    # ---- step -----------------------------------------------------------------------------------------------------
+
+    def run_step(self) -> None:
+        """Make one optimizer step.
+
+        Raises:
+            NonFiniteLossError: before the step, on all processes, if a loss or the gradient is not finite on any.
+            DataError: if the loader gives nothing.
+        """
+        accumulate = self.settings.accumulate
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(sum(losses.values())).backward()
-        limit = self.settings.get("clip_grad", {}).get("max_norm", 0.0)
-        if limit:
-            self.scaler.unscale_(self.optimizer)
-            norm = nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], limit)
-            storage.put_scalar("grad_norm", float(norm))
+        sums: dict[str, Tensor] = {}
+        data_time = 0.0
+        for i in range(accumulate):
+            start = time.perf_counter()
+            batch = self._next_batch()
+            data_time += time.perf_counter() - start
+            synced = nullcontext() if i == accumulate - 1 else getattr(self.model, "no_sync", nullcontext)()
+            with synced:
+                losses = self._losses(batch)
+                self._agree(losses, batch)
+                self.scaler.scale(sum(losses.values()) / accumulate).backward()
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value.detach().float() / accumulate
+        norm = self._clipped_norm(sums, batch)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.average:
-            self.average.update()
-        self.iteration += 1
-        values = {k: float(v.detach()) for k, v in losses.items()}
-        storage.put_scalars(total_loss=sum(values.values()), **values)
-        storage.put_scalar("lr", self.optimizer.param_groups[0]["lr"], smoothing_hint=False)
-        storage.put_scalar("time", time.perf_counter() - start)
-        return values
+        if self.ema is not None:
+            self.ema.update()
+        self._log(sums, norm, data_time)
 
-    def _check_finite(self, losses: dict[str, Tensor], batch: list[dict]) -> None:
-        """Stop every process before the update if any of them has a loss that is NaN or infinite."""
-        bad = [k for k, v in losses.items() if not torch.isfinite(v)]
-        flag = torch.tensor(float(bool(bad)), device=self.device)
-        if comm.get_world_size() > 1:
-            torch.distributed.all_reduce(flag)
-        if not flag:
-            return
-        where = [{"image_id": x.get("image_id"), "file_name": x.get("file_name")} for x in batch]
-        dump = self.output / f"nonfinite_batch_rank{comm.get_rank()}.json"
-        with atomic_write(dump, "w") as file:
-            json.dump({"iteration": self.iteration, "losses": {k: str(float(v)) for k, v in losses.items()}, "batch": where}, file)
-        rate = self.optimizer.param_groups[0]["lr"]
-        blame = f"{', '.join(bad)} on rank {comm.get_rank()}" if bad else "a loss on another rank"
-        raise NonFiniteLossError(
-            f"{blame} is not finite at iteration {self.iteration} (lr {rate:.2e}, pictures {[w['image_id'] for w in where]}; "
-            f"see {dump}); a lower optimizer.lr or a longer warm-up is the usual cure"
-        )
-
-    def _evaluate(self, storage: EventStorage) -> dict[str, float]:
-        if self.evaluate is None:
-            return {}
-        with self.average.applied() if self.average else nullcontext():
-            results = self.evaluate()
-        self.parallel.train()
-        for key, value in results.items():
-            storage.put_scalar(key, value, smoothing_hint=False)
-        metric = self.settings.get("best_metric", "mean/AP50")
-        if results.get(metric, -math.inf) > self.best:
-            self.best = results[metric]
-            content = {"model": self.state()["model"], "metric": metric, "value": float(self.best), **self.extra}
-            if comm.is_main_process():
-                with atomic_write(self.output / "model_best.pth") as file:
-                    torch.save(content, file)
-        comm.synchronize()
-        return results
-
-    def _writers(self) -> list:
-        if not comm.is_main_process():
-            return []
-        self.output.mkdir(parents=True, exist_ok=True)
-        writers = [CommonMetricPrinter(self.max_iter), JSONWriter(str(self.output / "metrics.json"))]
+    def _next_batch(self) -> list[dict]:
+        if self._batches is None:
+            self._batches = iter(self.loader)
         try:
-            from detectron2.utils.events import TensorboardXWriter
+            return next(self._batches)
+        except StopIteration:
+            self._batches = iter(self.loader)
+        except RuntimeError as error:  # a signal to the terminal's group also ends the reading processes
+            if self.stop.signal_name and comm.get_world_size() == 1:
+                raise LeftEarly(f"a batch was left because of {self.stop.signal_name}") from error
+            raise
+        try:
+            return next(self._batches)
+        except StopIteration as error:
+            raise DataError("dataloader.train gives no batches") from error
 
-            writers.append(TensorboardXWriter(str(self.output)))
-        except ImportError:
-            logger.info("tensorboard is not installed: curves are in metrics.json only")
-        return writers
+    def _close_batches(self) -> None:
+        """End reading processes now; left to the garbage collector they are waited for in vain, 5 s each."""
+        batches, self._batches = self._batches, None
+        if hasattr(batches, "close"):
+            batches.close()
+
+    def _losses(self, batch: list[dict]) -> dict[str, Tensor]:
+        amp = self.settings.amp
+        with torch.autocast(self.device.type, dtype=getattr(torch, amp.dtype), enabled=amp.enabled):
+            losses = self.model(batch)
+        if isinstance(losses, Tensor):
+            losses = {"loss": losses}
+        if not isinstance(losses, Mapping) or not losses:
+            raise ConfigError(f"in training the model must return a dict of losses, not {type(losses).__name__} {losses!r:.60}")
+        return dict(losses)
+
+    def _agree(self, losses: Mapping[str, Tensor], batch: list[dict]) -> None:
+        bad = not is_finite(losses)
+        if comm.get_world_size() > 1:
+            own = [bad, self.stop.requested, bool(self.stop.signal_name)]
+            flags = torch.tensor(own, dtype=torch.float32, device=self.device)
+            torch.distributed.all_reduce(flags)
+            bad, stop, signalled = (bool(f) for f in flags.tolist())
+            self.stopping, self.signalled = self.stopping or stop, self.signalled or signalled
+        if bad:
+            self._refuse(losses, batch)
+
+    def _clipped_norm(self, losses: Mapping[str, Tensor], batch: list[dict]) -> float:
+        self.scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        limit = self.settings.clip_grad.max_norm
+        norm = float(nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else float("inf")))
+        if norm != norm or norm == float("inf"):
+            if not self.scaler.is_enabled():  # the scaler skips such a step by itself and lowers its scale
+                self._refuse(losses, batch, what=f"the gradient's norm is {norm}")
+        return norm
+
+    def _refuse(self, losses: Mapping[str, Tensor], batch: list[dict], what: str = "") -> None:
+        lr = max(g["lr"] for g in self.optimizer.param_groups)
+        refuse(losses, batch, iteration=self.iter, lr=lr, output_dir=Path(self.settings.output_dir), what=what)
+
+    def _log(self, losses: Mapping[str, Tensor], norm: float, data_time: float) -> None:
+        last = self.iter + 1 == self.max_iter
+        shared = last or (self.iter + 1) % self.settings.log_period == 0
+        values = {k: float(v) for k, v in losses.items()} | {"grad_norm": norm, "data_time": data_time}
+        everyone = comm.gather(values) if shared else [values]
+        if not comm.is_main_process():
+            return
+        mean = {k: sum(v.get(k, 0.0) for v in everyone) / len(everyone) for k in everyone[0]}
+        mean["data_time"] = max(v["data_time"] for v in everyone)
+        self.storage.put_scalars(total_loss=sum(mean[k] for k in losses), **mean)

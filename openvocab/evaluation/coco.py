@@ -1,12 +1,10 @@
-"""COCO average precision on faster-coco-eval, as a detectron2 evaluator."""
+"""COCO average precision as a detectron2 evaluator."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import logging
-import tempfile
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,12 +18,15 @@ from openvocab.errors import EvaluationError
 from openvocab.io import atomic_write
 from openvocab.vocabulary import Vocabulary
 
-from .keys import BOX, HEADLINE, MASK, percent
+from .gather import gather_by_files
+from .scoring import average_precision, kinds_of
+from .truth import choose_categories, find_truth, match_names
 
 logger = logging.getLogger(__name__)
+RESULTS_FILE = "coco_instances_results.json"
 
 
-def to_coco_json(instances: Instances, image_id: int) -> list[dict]:
+def to_coco_json(instances: Instances, image_id: int | str) -> list[dict]:
     """Return COCO result dicts (boxes XYWH in pixels); "category_id" is the class index, to be mapped later."""
     boxes = BoxMode.convert(instances.pred_boxes.tensor.cpu(), BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist()
     scores, classes = instances.scores.tolist(), instances.pred_classes.tolist()
@@ -33,23 +34,36 @@ def to_coco_json(instances: Instances, image_id: int) -> list[dict]:
         {"image_id": image_id, "category_id": int(c), "bbox": b, "score": float(s)}
         for b, s, c in zip(boxes, scores, classes, strict=True)
     ]
-    if instances.has("pred_masks"):
-        from pycocotools import mask as rle
-
-        for row, mask in zip(rows, instances.pred_masks.cpu().numpy(), strict=True):
-            code = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
-            row["segmentation"] = {**code, "counts": code["counts"].decode()}
+    if instances.has("pred_masks") and rows:
+        for row, code in zip(rows, _run_lengths(instances.pred_masks), strict=True):
+            row["segmentation"] = code
     return rows
 
 
+def _run_lengths(masks: object) -> list[dict]:
+    """Encode (N, H, W) bool masks, or detectron2's BitMasks, as N run-length codes that json can hold."""
+    from pycocotools import mask as rle
+
+    tensor = masks if isinstance(masks, torch.Tensor) else masks.tensor
+    codes = rle.encode(np.asfortranarray(tensor.cpu().numpy().transpose(1, 2, 0).astype(np.uint8)))
+    return [{"size": [int(v) for v in c["size"]], "counts": c["counts"].decode()} for c in codes]
+
+
+def _usable(row: dict) -> bool:
+    return math.isfinite(row["score"]) and all(math.isfinite(v) for v in row["bbox"])
+
+
 class COCODetectionEvaluator(DatasetEvaluator):
-    """AP of boxes, and of masks where the predictions have them.
+    """AP of boxes, and of masks where both the predictions and the data set have them.
+
+    Only pictures that were processed count; a warning says so if the json has more. A picture that was processed twice
+    (some samplers pad the last batch) counts once.
 
     Args:
         dataset_name: a registered data set; gives ground truth and the names that `pred_classes` count.
-        annotations: a COCO json instead of the registered one.
-        vocabulary: what `pred_classes` count, where it differs from the data set's names. Names are matched (by name, prompt or
-            alias); predictions of names that the data set does not have are left out.
+        annotations: a COCO json instead of the registered one; its names in order of the category ids.
+        vocabulary: what `pred_classes` count, where it differs from the data set's names. Names are matched (by name,
+            prompt or alias); predictions of names that the data set does not have are left out.
         category_names: evaluate only these categories of the data set.
         output_dir: where predictions are written (coco_instances_results.json).
         distributed: gather the predictions of all processes; results are returned on rank 0, {} elsewhere.
@@ -57,6 +71,7 @@ class COCODetectionEvaluator(DatasetEvaluator):
 
     Raises:
         EvaluationError: if no name of the vocabulary is one of the data set.
+        DataError: for an unknown data set, or annotations that cannot be read.
     """
 
     def __init__(
@@ -66,142 +81,103 @@ class COCODetectionEvaluator(DatasetEvaluator):
         annotations: str | Path | None = None,
         vocabulary: Vocabulary | Sequence[str] | None = None,
         category_names: Sequence[str] | None = None,
-        output_dir: str | None = None,
+        output_dir: str | Path | None = None,
         distributed: bool = True,
         max_dets: int = 100,
     ) -> None:
-        self.dataset_name, self.output_dir, self.max_dets = dataset_name, output_dir, max_dets
-        self.distributed = distributed and comm.get_world_size() > 1
-        self._json, own = _truth(dataset_name, annotations)
-        with open(self._json, encoding="utf-8") as file:
-            categories = sorted(json.load(file)["categories"], key=lambda c: c["id"])
-        self._ids = {own.names[i]: c["id"] for i, c in enumerate(categories)} if own else {c["name"]: c["id"] for c in categories}
-        names = own or Vocabulary.from_names(list(self._ids))
-        spoken = names if vocabulary is None else Vocabulary.coerce(vocabulary)
-        self._class_to_id = _match(spoken, names, self._ids)
-        chosen = names.names if category_names is None else [names.names[names.index(n)] for n in category_names]
-        self._evaluated = {self._ids[n]: n for n in chosen}
+        if max_dets < 1:
+            raise EvaluationError(f"max_dets={max_dets} must be at least 1")
+        self.dataset_name = dataset_name or str(annotations)
+        self.output_dir, self.max_dets, self.distributed = output_dir, int(max_dets), distributed
+        self.truth = find_truth(dataset_name, annotations)
+        self.vocabulary = self.truth.vocabulary if vocabulary is None else Vocabulary.coerce(vocabulary)
+        self.categories = choose_categories(self.truth, category_names)
+        self._class_to_id = match_names(self.vocabulary, self.truth)
         self.reset()
 
     def reset(self) -> None:
         """Forget all predictions."""
-        self._rows: list[dict] = []
-        self._images: list[int] = []
+        self._rows: dict[int | str, list[dict]] = {}
+        self._not_finite = 0
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Take one batch of inputs and the model's outputs."""
-        for x, out in zip(inputs, outputs, strict=True):
-            self._images.append(x["image_id"])
-            for row in to_coco_json(out["instances"].to("cpu"), x["image_id"]):
-                category = self._class_to_id.get(row["category_id"])
-                if category in self._evaluated:
-                    self._rows.append({**row, "category_id": category})
+        """Take one batch of inputs ("image_id") and outputs ("instances", boxes in pixels of the original picture).
+
+        Raises:
+            EvaluationError: for a picture that is not in the annotations, a class index beyond the vocabulary, or
+                another number of outputs than inputs.
+        """
+        if len(inputs) != len(outputs):
+            raise EvaluationError(f"the model returned {len(outputs)} outputs for {len(inputs)} pictures")
+        for x, output in zip(inputs, outputs, strict=True):
+            image_id = x["image_id"]
+            if image_id not in self.truth.image_ids:
+                raise EvaluationError(
+                    f"the picture with id {image_id!r} is not in {self.truth.path}; is it of another data set?"
+                )
+            if image_id not in self._rows:
+                self._rows[image_id] = self._rows_of(output["instances"].to("cpu"), image_id)
+
+    def _rows_of(self, instances: Instances, image_id: int | str) -> list[dict]:
+        rows = to_coco_json(instances, image_id)
+        highest = max((r["category_id"] for r in rows), default=-1)
+        if highest >= len(self.vocabulary):
+            raise EvaluationError(
+                f"the model predicts class {highest}, but the evaluator of '{self.dataset_name}' has "
+                f"{len(self.vocabulary)} names; give it the model's names as vocabulary="
+            )
+        usable = [r for r in rows if _usable(r)]
+        self._not_finite += len(rows) - len(usable)
+        mapped = [{**r, "category_id": self._class_to_id.get(r["category_id"])} for r in usable]
+        return [r for r in mapped if r["category_id"] in self.categories]
 
     def evaluate(self) -> dict:
-        """Return {"bbox": {AP, AP50, ..., "AP-<name>", "AP50-<name>"}, "segm": ...} in percent, nan where undefined."""
-        rows, images = self._rows, self._images
-        if self.distributed:
-            gathered = gather_by_files([rows, images])
-            if gathered is None:
-                logger.info("results of %s are on rank 0", self.dataset_name)
-                return {}
-            rows = [r for part in gathered for r in part[0]]
-            images = [i for part in gathered for i in part[1]]
-        if self.output_dir:
-            with atomic_write(Path(self.output_dir) / "coco_instances_results.json", "w") as file:
-                json.dump(rows, file)
-        kinds = [BOX, MASK] if rows and all("segmentation" in r for r in rows) else [BOX]
-        return {kind: self._score(rows, sorted(set(images)), kind) for kind in kinds}
+        """Return {"bbox": {AP, AP50, ..., "AP-<name>", "AP50-<name>"}, "segm": ...} in percent, nan where undefined.
 
-    def _score(self, rows: list[dict], images: list[int], kind: str) -> dict[str, float]:
+        Raises:
+            EvaluationError: if no picture was processed.
+        """
+        rows = self._gather()
+        if rows is None:
+            logger.info("results of '%s' are on rank 0, this is rank %d", self.dataset_name, comm.get_rank())
+            return {}
         if not rows:
-            truth = self._count_truth(images)
-            undefined = not any(truth.values())
-            result = dict.fromkeys(HEADLINE, float("nan") if undefined else 0.0)
-            for category, name in self._evaluated.items():
-                value = 0.0 if truth.get(category) else float("nan")
-                result[f"AP-{name}"], result[f"AP50-{name}"] = value, value
-            return result
-        from faster_coco_eval import COCO, COCOeval_faster
+            raise EvaluationError(f"no picture of '{self.dataset_name}' was processed, so there is nothing to evaluate")
+        if self.output_dir is not None:
+            with atomic_write(Path(self.output_dir) / RESULTS_FILE, "w") as file:
+                json.dump([r for group in rows.values() for r in group], file)
+        self._warn(len(rows))
+        images, annotations = self.truth.read(set(rows), set(self.categories))
+        return {
+            kind: average_precision(
+                images=images,
+                annotations=annotations,
+                rows=rows,
+                categories=self.categories,
+                kind=kind,
+                max_dets=self.max_dets,
+            )
+            for kind in kinds_of(rows, annotations)
+        }
 
-        with contextlib.redirect_stdout(io.StringIO()):
-            truth = COCO(str(self._json))
-            run = COCOeval_faster(truth, truth.loadRes(rows), iouType=kind)
-            run.params.imgIds, run.params.catIds = images, list(self._evaluated)
-            run.params.maxDets = [1, 10, self.max_dets]
-            run.evaluate()
-            run.accumulate()
-        precision = np.asarray(run.eval["precision"])  # (10 IoUs, 101 recalls, K, 4 areas, 3 limits)
-        return self._summary(precision, run.params)
+    def _gather(self) -> dict[int | str, list[dict]] | None:
+        """Rows by picture of all processes; None on other ranks than 0."""
+        if not self.distributed or comm.get_world_size() == 1:
+            return self._rows
+        parts = gather_by_files([list(self._rows.items()), self._not_finite], self.output_dir)
+        if parts is None:
+            return None
+        self._not_finite = sum(part[1] for part in parts)
+        rows: dict[int | str, list[dict]] = {}
+        for part in parts:
+            for image_id, group in part[0]:
+                rows.setdefault(image_id, group)
+        return rows
 
-    def _summary(self, precision: np.ndarray, params: object) -> dict[str, float]:
-        def ap(part: np.ndarray) -> float:
-            part = part[part > -1]
-            return percent(part.mean() if part.size else -1.0)
-
-        half, three_quarters = (int(np.argmin(np.abs(np.asarray(params.iouThrs) - t))) for t in (0.5, 0.75))
-        all_sizes = precision[:, :, :, 0, -1]
-        result = {"AP": ap(all_sizes), "AP50": ap(all_sizes[half]), "AP75": ap(all_sizes[three_quarters])}
-        result.update({f"AP{s}": ap(precision[:, :, :, i, -1]) for i, s in enumerate("sml", start=1)})
-        for k, category in enumerate(params.catIds):
-            name = self._evaluated[category]
-            result[f"AP-{name}"] = ap(all_sizes[:, :, k])
-            result[f"AP50-{name}"] = ap(all_sizes[half, :, k])
-        return result
-
-    def _count_truth(self, images: list[int]) -> dict[int, int]:
-        with open(self._json, encoding="utf-8") as file:
-            annotations = json.load(file).get("annotations", [])
-        wanted, counts = set(images), {}
-        for a in annotations:
-            if a["image_id"] in wanted and not a.get("iscrowd", 0):
-                counts[a["category_id"]] = counts.get(a["category_id"], 0) + 1
-        return counts
-
-
-def _truth(dataset_name: str | None, annotations: str | Path | None) -> tuple[Path, Vocabulary | None]:
-    if annotations is not None:
-        path, vocabulary = Path(annotations), None
-    elif dataset_name is not None:
-        from detectron2.data import MetadataCatalog
-
-        from openvocab.data import ensure_registered, get_vocabulary
-
-        ensure_registered(dataset_name)
-        path, vocabulary = Path(MetadataCatalog.get(dataset_name).json_file), get_vocabulary(dataset_name)
-    else:
-        raise EvaluationError("give the evaluator a dataset_name or an annotations file")
-    if not path.is_file():
-        raise EvaluationError(f"there is no annotation file {path}")
-    return path, vocabulary
-
-
-def _match(spoken: Vocabulary, names: Vocabulary, ids: dict[str, int]) -> dict[int, int]:
-    table, lost = {}, []
-    for i, (name, prompt) in enumerate(zip(spoken.names, spoken.prompts, strict=True)):
-        key = next((k for k in (name, prompt) if k in names), None)
-        if key is None:
-            lost.append(name)
-        else:
-            table[i] = ids[names.names[names.index(key)]]
-    if not table:
-        raise EvaluationError(f"none of the names {list(spoken.names[:5])} is a name of the data set {list(names.names[:5])}")
-    if lost:
-        logger.warning("%d names are not in the data set and are not evaluated, such as '%s'", len(lost), lost[0])
-    return table
-
-
-def gather_by_files(value: object) -> list | None:
-    """Collect a value of every process on rank 0 through files, which takes no more memory than the values; None elsewhere."""
-    folder = comm.all_gather(tempfile.mkdtemp(prefix="openvocab_eval_") if comm.is_main_process() else "")[0]
-    torch.save(value, Path(folder) / f"{comm.get_rank()}.pth")
-    comm.synchronize()
-    if not comm.is_main_process():
-        return None
-    parts = []
-    for rank in range(comm.get_world_size()):
-        path = Path(folder) / f"{rank}.pth"
-        parts.append(torch.load(path, weights_only=True))  # plain lists, dicts and numbers
-        path.unlink()
-    Path(folder).rmdir()
-    return parts
+    def _warn(self, processed: int) -> None:
+        if processed < len(self.truth.image_ids):
+            logger.warning(
+                "'%s' is evaluated on %d of its %d pictures", self.dataset_name, processed, len(self.truth.image_ids)
+            )
+        if self._not_finite:
+            logger.warning("%d detections with NaN or infinite box or score were left out", self._not_finite)

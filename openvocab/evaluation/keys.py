@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 BOX, MASK = "bbox", "segm"
 HEADLINE = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+PER_CLASS = ("AP", "AP50")
+
+
+def class_key(metric: str, name: str) -> str:
+    """Return the key of one class's result, such as "AP50-cat"."""
+    return f"{metric}-{name}"
 
 
 def percent(value: float) -> float:
@@ -23,7 +29,7 @@ def flatten(results: Mapping, prefix: str = "") -> dict[str, float]:
     return flat
 
 
-def mean_of(values: list[float]) -> float:
+def mean_of(values: Iterable[float]) -> float:
     """Mean of the defined values; nan if there is none."""
     defined = [v for v in values if not math.isnan(v)]
     return sum(defined) / len(defined) if defined else float("nan")

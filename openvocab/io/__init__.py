@@ -1,6 +1,21 @@
 """Reading and writing files safely."""
 
 from .atomic import atomic_write, sha256_file
-from .weights import LoadReport, WeightFile, load_into, load_weights, save_weights
+from .download import cache_dir, download
+from .fingerprint import check_fingerprint, fingerprint_metadata
+from .loading import LoadReport, load_into
+from .weights import WeightFile, load_weights, save_weights
 
-__all__ = ["LoadReport", "WeightFile", "atomic_write", "load_into", "load_weights", "save_weights", "sha256_file"]
+__all__ = [
+    "LoadReport",
+    "WeightFile",
+    "atomic_write",
+    "cache_dir",
+    "check_fingerprint",
+    "download",
+    "fingerprint_metadata",
+    "load_into",
+    "load_weights",
+    "save_weights",
+    "sha256_file",
+]

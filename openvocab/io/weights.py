@@ -1,167 +1,178 @@
-"""Weight files: read without running anything from them, written whole, loaded with a count of what fitted."""
+"""Weight files: read without running anything from them, and written whole."""
 
 from __future__ import annotations
 
+import json
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from openvocab.errors import WeightsError
+from openvocab.errors import WeightsError, nearest
 
 from .atomic import atomic_write
 
 _WRAPPERS = ("model", "state_dict")
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
 @dataclass
 class WeightFile:
-    """Tensors by name, and text that travelled with them."""
+    """Tensors by name, on the CPU, and text that travelled with them."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass
-class LoadReport:
-    """What a load did: names that were matched, missing in the file, unexpected in it, or of another shape."""
-
-    matched: list[str]
-    missing: list[str]
-    unexpected: list[str]
-    mismatched: list[str]
-
-    def __str__(self) -> str:
-        parts = [f"{len(self.matched)} tensors matched"]
-        for what in ("missing", "unexpected", "mismatched"):
-            names = getattr(self, what)
-            if names:
-                shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-                parts.append(f"{len(names)} {what} ({shown})")
-        return "; ".join(parts)
-
-
 def load_weights(path: str | Path, *, allow_pickle: bool = False) -> WeightFile:
-    """Read a .safetensors or .pth file.
+    """Read a .safetensors or .pth file; nothing in the file is run.
 
     Args:
-        path: the file. A checkpoint's tensors are looked for under "model" or "state_dict".
-        allow_pickle: also read files that may run code while they load: .pkl, TorchScript archives and pickles with other
-            objects than tensors. Only for files you trust.
+        path: the file. A checkpoint's tensors are looked for under "model" or "state_dict"; its texts, and a
+            "vocabulary" (as json), become the metadata.
+        allow_pickle: also read files that may run code while they load: .pkl, TorchScript archives, and pickles that
+            hold other objects than tensors. Only for files you trust.
 
     Raises:
-        WeightsError: if the file is missing, damaged, or would need `allow_pickle`.
+        WeightsError: if the file is missing or damaged, or would need `allow_pickle`, naming what would be called.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
-        raise WeightsError(f"there is no weight file {path}")
+        raise WeightsError(_absent(path))
+    if path.stat().st_size == 0:
+        raise WeightsError(f"the weight file {path} is empty")
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
-    if path.suffix == ".pkl" or _is_torchscript(path):
-        if not allow_pickle:
-            raise WeightsError(f"{path} can run code while it loads; pass allow_pickle=True only if you trust where it came from")
-        return WeightFile(_tensors(_load_code(path), path))
-    try:
-        return WeightFile(_tensors(torch.load(path, map_location="cpu", weights_only=not allow_pickle), path))
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path} holds more than tensors ({str(error).splitlines()[0][:200]}); if you trust it, load it with allow_pickle=True "
-            "or turn it into safetensors with tools/convert_weights.py"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} is damaged or no weight file: {str(error).splitlines()[0] if str(error) else 'empty'}") from error
+    script = _is_torchscript(path)
+    if (path.suffix == ".pkl" or script) and not allow_pickle:
+        kind = "a TorchScript archive" if script else "a pickle"
+        raise WeightsError(f"{path} is {kind}, which can run code while it loads; {_way_out()}")
+    if path.suffix == ".pkl" or script:
+        return _unwrap(_load_code(path, script), path)
+    return _unwrap(_load_torch(path, allow_pickle), path)
+
+
+def _way_out() -> str:
+    return "if you trust its source, pass allow_pickle=True, or convert it to safetensors with tools/convert_weights.py"
+
+
+def _absent(path: Path) -> str:
+    if path.is_dir():
+        return f"{path} is a folder, not a weight file"
+    if not path.parent.is_dir():
+        return f"there is no weight file {path}: the folder {path.parent} does not exist"
+    return f"there is no weight file {path}.{nearest(path.name, [p.name for p in path.parent.iterdir()])}"
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:160] if lines else type(error).__name__
 
 
 def _load_safetensors(path: Path) -> WeightFile:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             return WeightFile({k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {}))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} is damaged or no safetensors file: {error}") from error
+    except Exception as error:  # whatever the bytes make it raise
+        raise WeightsError(f"{path} is damaged or no safetensors file: {_reason(error)}") from error
+
+
+def _load_torch(path: Path, allow_pickle: bool) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=not allow_pickle)
+    except Exception as error:  # a damaged pickle can raise anything
+        unsafe = _GLOBAL.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if unsafe:
+            raise WeightsError(
+                f"{path} holds more than tensors: loading it would call '{unsafe[1]}'; {_way_out()}"
+            ) from error
+        raise WeightsError(f"{path} is damaged or no weight file: {_reason(error)}") from error
 
 
 def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("constants.pkl") for name in archive.namelist())
-
-
-def _load_code(path: Path) -> object:
     try:
-        if path.suffix == ".pkl":
-            with open(path, "rb") as file:
-                return pickle.load(file, encoding="latin1")  # noqa: S301  the caller allowed it
-        return torch.jit.load(str(path), map_location="cpu").state_dict()
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
+
+
+def _load_code(path: Path, script: bool) -> object:
+    try:
+        if script:
+            return torch.jit.load(str(path), map_location="cpu").state_dict()
+        with open(path, "rb") as file:
+            return pickle.load(file, encoding="latin1")  # noqa: S301  the caller allowed it
     except Exception as error:
-        raise WeightsError(f"{path} cannot be read: {error}") from error
+        raise WeightsError(f"{path} cannot be read: {type(error).__name__}: {_reason(error)}") from error
 
 
-def _tensors(content: object, path: Path) -> dict[str, Tensor]:
+def _unwrap(content: object, path: Path) -> WeightFile:
+    metadata = _texts(content) if isinstance(content, Mapping) else {}
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not tensors by name")
-    tensors = {k: torch.as_tensor(v) for k, v in content.items() if isinstance(v, Tensor) or hasattr(v, "__array__")}
+    tensors = {k: v.detach() for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    arrays = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, (np.ndarray, np.number))}
+    try:
+        tensors |= {k: torch.as_tensor(np.array(v)) for k, v in arrays.items()}
+    except TypeError as error:
+        raise WeightsError(f"{path} holds arrays that are no numbers: {_reason(error)}") from error
     if not tensors:
-        raise WeightsError(f"{path} holds no tensors")
-    return tensors
+        raise WeightsError(
+            f"{path} holds no tensors by name; its keys are {', '.join(map(repr, list(content)[:5])) or 'none'}"
+        )
+    return WeightFile(tensors, metadata)
+
+
+def _texts(content: Mapping) -> dict[str, str]:
+    texts = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, str)}
+    vocabulary = content.get("vocabulary")
+    if isinstance(vocabulary, (dict, list)):
+        try:
+            texts["vocabulary"] = json.dumps(vocabulary)
+        except (TypeError, ValueError):
+            pass  # tensors under that name, say: no words
+    return texts
 
 
 def save_weights(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a .safetensors file, whole or not at all."""
-    from safetensors.torch import save
-
-    data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, dict(metadata or {}))
-    with atomic_write(path) as file:
-        file.write(data)
-
-
-def load_into(
-    module: nn.Module,
-    tensors: Mapping[str, Tensor],
-    *,
-    min_matched: int = 1,
-    strict: bool = False,
-    prefix: str = "",
-    allow_nonfinite: bool = False,
-) -> LoadReport:
-    """Copy tensors into a module by exact name; all else of the module keeps its values.
-
-    Nothing goes through a partial `load_state_dict`, on which detectron2's FrozenBatchNorm2d resets its statistics.
-
-    Args:
-        module: where to.
-        tensors: from `load_weights`.
-        min_matched: fewer matches than this are an error.
-        strict: anything missing, unexpected or mismatched is an error.
-        prefix: taken off the names in `tensors`; names without it are unexpected.
-        allow_nonfinite: accept NaN and infinity.
+    """Write a .safetensors file, whole or not at all. Tensors that share memory are written each on its own.
 
     Raises:
-        WeightsError: as above, with the counts.
+        WeightsError: for another suffix, no tensors, or metadata that is not text.
+        OSError: if the file cannot be written; an older file of that name stays as it is.
     """
-    own = module.state_dict()
-    given = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    fitting = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
-    report = LoadReport(
-        matched=sorted(fitting),
-        missing=sorted(set(own) - set(given)),
-        unexpected=sorted((set(given) - set(own)) | {k for k in tensors if not k.startswith(prefix)}),
-        mismatched=sorted(set(given) & set(own) - set(fitting)),
-    )
-    if len(report.matched) < min_matched or (strict and (report.missing or report.unexpected or report.mismatched)):
-        raise WeightsError(f"these weights are made for another architecture: {report}")
-    if not allow_nonfinite:
-        bad = [k for k, v in fitting.items() if v.is_floating_point() and not torch.isfinite(v).all()]
-        if bad:
-            raise WeightsError(f"{len(bad)} tensors hold NaN or infinity, such as {bad[0]}")
-    module.load_state_dict({**own, **{k: v.to(own[k].dtype) for k, v in fitting.items()}})
-    return report
+    from safetensors.torch import save
+
+    path, metadata = Path(path), dict(metadata or {})
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"weights are saved as .safetensors, not as '{path.name}'")
+    if not tensors:
+        raise WeightsError(f"there are no tensors to write into {path}")
+    wrong = [k for k, v in metadata.items() if not isinstance(k, str) or not isinstance(v, str)]
+    if wrong:
+        raise WeightsError(f"metadata must be text: '{wrong[0]}' is a {type(metadata[wrong[0]]).__name__}")
+    with atomic_write(path) as file:
+        file.write(save(_unshared(tensors), metadata))
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    own: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in tensors.items():
+        value = value.detach().cpu().contiguous()
+        memory = value.untyped_storage().data_ptr()
+        own[name] = value.clone() if memory in seen else value
+        seen.add(memory)
+    return own

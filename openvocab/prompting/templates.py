@@ -23,16 +23,18 @@ _OWN = {
 def templates(name: str) -> tuple[str, ...]:
     """Return the frames of "plain", "photo", "simple7" (ours) or "clip81".
 
-    "clip81" is what RegionCLIP averages: the bare "{}." and the 80 frames of CLIP's ImageNet evaluation, which open_clip ships.
+    "clip81" is what RegionCLIP averages: the bare "{}." and the 80 frames of CLIP's ImageNet evaluation, which open_clip
+    ships.
 
     Raises:
         PromptError: for an unknown name.
         MissingDependencyError: for "clip81" without open_clip.
     """
-    if name in _OWN:
+    if isinstance(name, str) and name in _OWN:
         return _OWN[name]
     if name != "clip81":
-        raise PromptError(f"there are no templates '{name}'.{nearest(name, [*_OWN, 'clip81'])} Known: {', '.join(_OWN)}, clip81")
+        known = [*_OWN, "clip81"]
+        raise PromptError(f"there are no templates '{name}'.{nearest(name, known)} Known: {', '.join(known)}")
     try:
         from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
     except ImportError as error:

@@ -1,5 +1,7 @@
 """Class names, prompts, frequencies and splits: their one room."""
 
-from .vocabulary import Vocabulary, clean_name
+from .checks import clean_name
+from .merging import merge
+from .vocabulary import Vocabulary
 
-__all__ = ["Vocabulary", "clean_name"]
+__all__ = ["Vocabulary", "clean_name", "merge"]

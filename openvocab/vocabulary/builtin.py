@@ -1,4 +1,8 @@
-"""Vocabularies that ship with the package, as json files beside this module, or come with detectron2."""
+"""Vocabularies that ship with the package, as json files beside this module, or come with detectron2.
+
+Names are the data sets' own. Two things no data set should have are mended by rule: a blank name becomes "(unnamed)",
+and a name that equals an earlier one but for blanks gets a number, "o (2)".
+"""
 
 from __future__ import annotations
 
@@ -10,23 +14,24 @@ from openvocab.errors import VocabularyError, nearest
 
 from .vocabulary import Vocabulary
 
-_SIMPLE = ("coco", "coco_ovd_48", "coco_ovd_17", "coco_ovd_65", "lvis", "objects365", "voc")
+_SIMPLE = ("coco", "coco_mini", "coco_ovd_48", "coco_ovd_17", "coco_ovd_65", "lvis", "objects365", "voc")
 _FAMILIES = {"odinw13": "odinw13/", "odinw35": "odinw35/", "small_sets": ""}
 
 
 @lru_cache(maxsize=16)
 def _read(name: str) -> dict:
-    return json.loads(resources.files("openvocab.vocabulary").joinpath(f"data/{name}.json").read_text(encoding="utf-8"))
+    text = resources.files("openvocab.vocabulary").joinpath(f"data/{name}.json").read_text(encoding="utf-8")
+    return json.loads(text)
 
 
 def _coco() -> Vocabulary:
+    """COCO's 80 names in category-id order, marked base (48), novel (17) or neither (15)."""
     from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
     names = [c["name"] for c in COCO_CATEGORIES if c["isthing"]]
     ovd = _read("coco_ovd")
-    return Vocabulary.from_names(
-        names, splits=["base" if n in ovd["base"] else "novel" if n in ovd["novel"] else None for n in names]
-    )
+    marks = {**dict.fromkeys(ovd["base"], "base"), **dict.fromkeys(ovd["novel"], "novel")}
+    return Vocabulary.from_names(names, splits=[marks.get(n) for n in names])
 
 
 def _coco_ovd(which: str) -> Vocabulary:
@@ -37,19 +42,14 @@ def _coco_ovd(which: str) -> Vocabulary:
 
 
 def _lvis() -> Vocabulary:
+    """LVIS v1's 1203 names in id order: frequency groups, synonyms as aliases, rare ones marked novel."""
     from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 
     rows = sorted(LVIS_CATEGORIES, key=lambda c: c["id"])
-    # two pairs of synsets share a spelling after cleaning ("bow", "crab", ...); names keep what tells them apart
-    names = [c["name"] if "name" in c else c["synonyms"][0] for c in rows]
-    seen: dict[str, int] = {}
-    for i, name in enumerate(names):
-        if name in seen:
-            names[i] = f"{name} ({rows[i]['synset']})"
-        seen[name] = i
+    names = [c.get("name", c["synonyms"][0]) for c in rows]
     return Vocabulary.from_names(
         names,
-        aliases=[tuple(s for s in c["synonyms"] if s != n) for c, n in zip(rows, names, strict=True)],
+        aliases=[[s for s in c["synonyms"] if s != n] for c, n in zip(rows, names, strict=True)],
         frequencies=[c["frequency"] for c in rows],
         splits=["novel" if c["frequency"] == "r" else "base" for c in rows],
     )
@@ -57,31 +57,31 @@ def _lvis() -> Vocabulary:
 
 def builtin_names() -> list[str]:
     """Names that `load_builtin` knows."""
-    names = list(_SIMPLE)
-    for file, prefix in _FAMILIES.items():
-        names += [prefix + key for key in _read(file)["sets"]]
-    return names
+    return [*_SIMPLE, *(prefix + key for file, prefix in _FAMILIES.items() for key in _read(file)["sets"])]
 
 
-@lru_cache(maxsize=128)
 def load_builtin(name: str) -> Vocabulary:
     """Return a built-in vocabulary.
 
     Raises:
         VocabularyError: with the nearest names.
     """
+    known = builtin_names()
+    if not isinstance(name, str) or name not in known:
+        hint = f"{nearest(name, known)} Known: {', '.join(known[:12])}, ..."
+        raise VocabularyError(f"there is no built-in vocabulary '{name}' and no such file.{hint}")
+    return _load(name)
+
+
+@lru_cache(maxsize=128)
+def _load(name: str) -> Vocabulary:
     if name in ("coco", "coco_mini"):
         return _coco()
-    if name.startswith("coco_ovd_") and name in _SIMPLE:
+    if name.startswith("coco_ovd_"):
         return _coco_ovd(name.removeprefix("coco_ovd_"))
     if name == "lvis":
         return _lvis()
     if name in _SIMPLE:
-        content = {k: v for k, v in _read(name).items() if k != "source"}
-        return Vocabulary.from_dict(content)
-    for file, prefix in _FAMILIES.items():
-        key = name.removeprefix(prefix)
-        if name.startswith(prefix) and key in _read(file)["sets"]:
-            return Vocabulary.from_dict(_read(file)["sets"][key])
-    known = builtin_names()
-    raise VocabularyError(f"there is no built-in vocabulary '{name}' and no such file.{nearest(name, known)} Known: {', '.join(known[:12])}, ...")
+        return Vocabulary.from_dict({k: v for k, v in _read(name).items() if k != "source"})
+    file, prefix = next((f, p) for f, p in _FAMILIES.items() if name.startswith(p))
+    return Vocabulary.from_dict(_read(file)["sets"][name.removeprefix(prefix)])

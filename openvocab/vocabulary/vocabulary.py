@@ -5,57 +5,45 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import unicodedata
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from openvocab.errors import VocabularyError
+from openvocab.errors import VocabularyError, nearest
 
-MAX_NAME_LENGTH = 200
-FREQUENCIES = ("r", "c", "f", None)
-SPLITS = ("base", "novel", None)
+from .checks import (
+    FREQUENCIES,
+    SPLITS,
+    check_aliases,
+    check_contexts,
+    check_marks,
+    check_names,
+    check_templates,
+    check_text,
+    clean_name,
+    filled,
+)
 
-
-def clean_name(name: str) -> str:
-    """Turn a data set's class name into words: no "(...)", "_" as a blank, single blanks (GLIP's rule, facts 2.1)."""
-    cleaned = re.sub(r"\(.*\)", "", name).replace("_", " ")
-    return re.sub(r"\s+", " ", cleaned).strip() or name.strip()
-
-
-def _check_name(name: object, position: int) -> str:
-    if not isinstance(name, str):
-        raise VocabularyError(f"name {position} is {name!r}, a {type(name).__name__}; names must be strings")
-    name = re.sub(r"\s+", " ", unicodedata.normalize("NFC", name)).strip()
-    if not name:
-        raise VocabularyError(f"name {position} is blank; remove it or give it a text")
-    if any(unicodedata.category(c) == "Cc" for c in name):
-        raise VocabularyError(f"name {position} ({name!r}) holds control characters")
-    if len(name) > MAX_NAME_LENGTH:
-        raise VocabularyError(f"name {position} has {len(name)} characters, the limit is {MAX_NAME_LENGTH}: '{name[:40]}...'")
-    return name
-
-
-def _filled(value: Sequence | None, default: Sequence, what: str) -> tuple:
-    if value is None:
-        return tuple(default)
-    if isinstance(value, str) or len(value) != len(default):
-        raise VocabularyError(f"{what} must be one entry a name: {len(default)} names, got {value!r:.80}")
-    return tuple(value)
+_KEYS = ("names", "prompts", "aliases", "frequencies", "splits", "templates", "contexts")
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """An immutable list of names; names travel with everything that is said about them.
 
+    Build one with `from_names` and its sisters, which check; two with the same content are equal and hash alike.
+
     Attributes:
         names: as the data set spells them; unique ("Q" and "q" are two names: some data sets have both).
-        prompts: the text that stands for each name in captions and templates; by default the cleaned name.
+        prompts: the text that stands for each name in captions and templates; by default the cleaned name. Two names
+            may share one (LVIS: "bow_(weapon)" and "bow_(decorative_ribbons)").
         aliases: other spellings of each name.
         frequencies: "r", "c", "f" (LVIS) or None.
         splits: "base", "novel" or None.
         templates: prompt templates with one "{}"; text embeddings are averaged over them.
+        contexts: (prefix, suffix) written around each prompt in a caption, not part of the phrase that is looked for
+            (ODinW's engineered prompts: "there is a ", "package", " on the porch").
     """
 
     names: tuple[str, ...]
@@ -64,93 +52,106 @@ class Vocabulary:
     frequencies: tuple[str | None, ...] = field(repr=False)
     splits: tuple[str | None, ...] = field(repr=False)
     templates: tuple[str, ...] = ("{}",)
+    contexts: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.contexts:
+            object.__setattr__(self, "contexts", (("", ""),) * len(self.names))
 
     @staticmethod
     def from_names(
         names: Sequence[str],
         *,
-        prompts: Sequence[str] | None = None,
+        prompts: Sequence[str | None] | None = None,
         aliases: Sequence[Sequence[str]] | None = None,
         frequencies: Sequence[str | None] | None = None,
         splits: Sequence[str | None] | None = None,
         templates: Sequence[str] | None = None,
+        contexts: Sequence[tuple[str, str]] | None = None,
+        case_sensitive: bool = True,
     ) -> Vocabulary:
-        """Build a vocabulary from a list of names.
+        """Build a vocabulary from a list of names; names are NFC-normalised, blanks become single.
+
+        Args:
+            names: K names; the other lists have one entry a name.
+            prompts: None, as a whole or for a name: the cleaned name.
+            case_sensitive: False refuses "Cat" beside "cat".
 
         Raises:
-            VocabularyError: for a string instead of a list, no names, a blank, repeated, over-long or non-string name, lists of
-                different lengths, or a template without "{}".
+            VocabularyError: for a string or a set instead of a list, no names, a blank, repeated, over-long (200
+                characters) or non-string name, lists of different lengths, or a template without "{}".
         """
-        if isinstance(names, (str, bytes)):
-            raise VocabularyError(f"{names!r:.80} is a string, not a list of names; use Vocabulary.from_caption for 'cat. dog.'")
-        names = tuple(_check_name(n, i) for i, n in enumerate(names))
-        if not names:
-            raise VocabularyError("a vocabulary needs at least one name")
-        seen: set[str] = set()
-        for name in names:
-            if name in seen:
-                raise VocabularyError(f"the name '{name}' is there twice")
-            seen.add(name)
-        templates = ("{}",) if templates is None else tuple(templates)
-        for template in templates or [""]:
-            if not isinstance(template, str) or template.count("{}") != 1:
-                raise VocabularyError(f"template {template!r} must hold '{{}}' once")
-        prompts = _filled(prompts, [clean_name(n) for n in names], "prompts")
-        result = Vocabulary(
+        names = check_names(names, case_sensitive=case_sensitive)
+        cleaned = [clean_name(n) for n in names]
+        prompts = [c if p is None else p for p, c in zip(filled(prompts, cleaned, "prompts"), cleaned, strict=True)]
+        nothing = [None] * len(names)
+        return Vocabulary(
             names=names,
-            prompts=tuple(_check_name(p, i) for i, p in enumerate(prompts)),
-            aliases=tuple(tuple(a) for a in _filled(aliases, [()] * len(names), "aliases")),
-            frequencies=_filled(frequencies, [None] * len(names), "frequencies"),
-            splits=_filled(splits, [None] * len(names), "splits"),
-            templates=templates,
+            prompts=tuple(check_text(p, f"the prompt of name {i}") for i, p in enumerate(prompts)),
+            aliases=check_aliases(filled(aliases, [()] * len(names), "aliases")),
+            frequencies=check_marks(filled(frequencies, nothing, "frequencies"), FREQUENCIES, "frequency"),
+            splits=check_marks(filled(splits, nothing, "splits"), SPLITS, "split"),
+            templates=check_templates(templates),
+            contexts=check_contexts(filled(contexts, [("", "")] * len(names), "contexts")),
         )
-        for what, values, allowed in (("frequency", result.frequencies, FREQUENCIES), ("split", result.splits, SPLITS)):
-            for value in set(values) - set(allowed):
-                raise VocabularyError(f"{what} {value!r} is not one of {allowed}")
-        return result
 
     @staticmethod
     def from_caption(caption: str) -> Vocabulary:
         """Split "cat. remote control." at full stops, semicolons and line ends.
 
+        A name with a full stop inside, such as "St. Bernard", must be given in a list.
+
         Raises:
-            VocabularyError: if no name is left, or one is there twice.
+            VocabularyError: if no name is left, or one is there twice, in whatever case.
         """
         if not isinstance(caption, str):
             raise VocabularyError(f"a caption must be a string, not {type(caption).__name__}")
-        names = [part.strip() for part in re.split(r"[.;\n]", caption)]
-        names = [n for n in names if n]
+        names = [part for part in re.split(r"[.;\r\n]", caption) if part.strip()]
         if not names:
             raise VocabularyError("the prompt is empty: write names such as 'cat. remote control.'")
-        return Vocabulary.from_names(names)
+        return Vocabulary.from_names(names, case_sensitive=False)
 
     @staticmethod
     def from_file(path: str | Path) -> Vocabulary:
-        """Read a text file (a line a name, `name` or `name: prompt`, # comments) or a json file (a list, or `to_dict`'s form)."""
-        from openvocab.vocabulary.files import read_vocabulary
+        """Read a text file (a line a name, `name` or `name: prompt`, # comments) or json (a list, or `to_dict`'s form).
+
+        Raises:
+            VocabularyError: naming the file, and in text files the line.
+        """
+        from .files import read_vocabulary
 
         return read_vocabulary(Path(path))
 
     @staticmethod
     def builtin(name: str) -> Vocabulary:
-        """Return a list that ships with the package, such as "coco" or "lvis"; see `builtin_names`."""
-        from openvocab.vocabulary.builtin import load_builtin
+        """Return a list that ships with the package, such as "coco" or "lvis"; see `builtin_names`.
+
+        Raises:
+            VocabularyError: with the nearest names.
+        """
+        from .builtin import load_builtin
 
         return load_builtin(name)
 
     @staticmethod
     def builtin_names() -> list[str]:
         """Names of the built-in vocabularies."""
-        from openvocab.vocabulary.builtin import builtin_names
+        from .builtin import builtin_names
 
         return builtin_names()
 
     @staticmethod
     def coerce(value: str | Sequence[str] | Vocabulary) -> Vocabulary:
-        """Turn user input into a vocabulary: a caption, a list of names, or a vocabulary itself."""
+        """Turn user input into a vocabulary: a caption, a list of names, or a vocabulary itself.
+
+        Raises:
+            VocabularyError: for anything else, and for "Cat" beside "cat".
+        """
         if isinstance(value, Vocabulary):
             return value
-        return Vocabulary.from_caption(value) if isinstance(value, str) else Vocabulary.from_names(value)
+        if isinstance(value, str):
+            return Vocabulary.from_caption(value)
+        return Vocabulary.from_names(value, case_sensitive=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -160,62 +161,75 @@ class Vocabulary:
 
     @cached_property
     def _positions(self) -> dict[str, int]:
-        table = {a.casefold(): i for i, group in enumerate(self.aliases) for a in group}
-        table.update({p.casefold(): i for i, p in enumerate(self.prompts)})
-        table.update({n.casefold(): i for i, n in enumerate(self.names)})
-        table.update({n: i for i, n in enumerate(self.names)})  # exact spelling goes first
+        """Spelling -> position; names go before prompts, prompts before aliases, and the first of equals wins."""
+        table = {n: i for i, n in enumerate(self.names)}
+        for spellings in (self.names, self.prompts):
+            for i, text in enumerate(spellings):
+                table.setdefault(text.casefold(), i)
+        for i, group in enumerate(self.aliases):
+            for text in group:
+                table.setdefault(text.casefold(), i)
         return table
 
+    def _find(self, name: object) -> int | None:
+        if not isinstance(name, str):
+            return None
+        return self._positions.get(name, self._positions.get(name.casefold()))
+
     def index(self, name: str) -> int:
-        """Return the position of a name, prompt or alias (case does not matter).
+        """Return the position of a name, prompt or alias (case matters only where two names differ by it).
 
         Raises:
             VocabularyError: if it is not there; the message names the nearest ones.
         """
-        position = self._positions.get(name, self._positions.get(name.casefold()))
+        position = self._find(name)
         if position is None:
-            from openvocab.errors import nearest
-
             raise VocabularyError(f"'{name}' is not in this vocabulary.{nearest(name, self.names)}")
         return position
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and (name in self._positions or name.casefold() in self._positions)
+        return self._find(name) is not None
 
     def subset(self, indices: Sequence[int]) -> Vocabulary:
         """Return the vocabulary of the names at `indices`, in that order.
 
         Raises:
-            VocabularyError: for an index out of range, or none.
+            VocabularyError: for an index that is out of range or there twice, or for none.
         """
-        bad = [i for i in indices if not 0 <= i < len(self)]
+        chosen = [int(i) for i in indices]
+        bad = [i for i in chosen if not 0 <= i < len(self)]
         if bad:
             raise VocabularyError(f"index {bad[0]} is outside a vocabulary of {len(self)} names")
+        if not chosen or len(set(chosen)) != len(chosen):
+            check_names([self.names[i] for i in chosen], case_sensitive=True)  # raises the fitting error
+        picked = {key: tuple(getattr(self, key)[i] for i in chosen) for key in _KEYS if key != "templates"}
+        return Vocabulary(**picked, templates=self.templates)
 
-        def pick(values: tuple) -> tuple:
-            return tuple(values[i] for i in indices)
+    def rename(self, changes: Mapping[str, str]) -> Vocabulary:
+        """Return the vocabulary with some names changed; the old name stays as an alias.
 
-        if len(set(indices)) != len(indices) or len(indices) == 0:
-            return Vocabulary.from_names(pick(self.names))  # raises the fitting error
-        return Vocabulary(
-            names=pick(self.names),
-            prompts=pick(self.prompts),
-            aliases=pick(self.aliases),
-            frequencies=pick(self.frequencies),
-            splits=pick(self.splits),
-            templates=self.templates,
-        )
+        A prompt that was made from the old name is made anew from the new one; a prompt of its own stays.
+
+        Args:
+            changes: name, prompt or alias as it is now -> new name.
+
+        Raises:
+            VocabularyError: for a name that is not there, or a new one that is there already.
+        """
+        names, prompts, aliases = list(self.names), list(self.prompts), list(self.aliases)
+        for old, new in changes.items():
+            i = self.index(old)
+            names[i] = check_text(new, f"the new name of '{old}'")
+            aliases[i] = tuple(a for a in (*self.aliases[i], self.names[i]) if a != names[i])
+            if self.prompts[i] == clean_name(self.names[i]):
+                prompts[i] = clean_name(names[i])
+        names = check_names(names, case_sensitive=True)
+        return replace(self, names=names, prompts=tuple(prompts), aliases=tuple(aliases))
 
     def to_dict(self) -> dict:
         """Return plain lists that json can hold."""
-        return {
-            "names": list(self.names),
-            "prompts": list(self.prompts),
-            "aliases": [list(a) for a in self.aliases],
-            "frequencies": list(self.frequencies),
-            "splits": list(self.splits),
-            "templates": list(self.templates),
-        }
+        lists = {key: list(getattr(self, key)) for key in _KEYS}
+        return {**lists, "aliases": [list(a) for a in self.aliases], "contexts": [list(c) for c in self.contexts]}
 
     @staticmethod
     def from_dict(value: dict) -> Vocabulary:
@@ -224,12 +238,14 @@ class Vocabulary:
         Raises:
             VocabularyError: for an unknown key, or no names.
         """
-        known = {"names", "prompts", "aliases", "frequencies", "splits", "templates"}
-        if "names" not in value or set(value) - known:
-            raise VocabularyError(f"a vocabulary has the keys {sorted(known)}, got {sorted(value)}")
+        if not isinstance(value, dict) or "names" not in value or set(value) - set(_KEYS):
+            got = sorted(map(str, value)) if isinstance(value, dict) else f"a {type(value).__name__}"
+            raise VocabularyError(f"a vocabulary is a dict of {', '.join(_KEYS)} (only 'names' is needed), got {got}")
         return Vocabulary.from_names(value["names"], **{k: v for k, v in value.items() if k != "names"})
 
     def fingerprint(self, encoder: str = "") -> str:
-        """16 hex digits that depend on names, prompts, templates and the `encoder`'s identity, and on nothing else."""
-        text = json.dumps([self.names, self.prompts, self.templates, encoder], ensure_ascii=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """16 hex digits that depend on names, prompts, contexts, templates and the `encoder`'s identity alone."""
+        content: list = [self.names, self.prompts, self.templates, encoder]
+        if any(prefix or suffix for prefix, suffix in self.contexts):
+            content.append(self.contexts)
+        return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()[:16]
