@@ -128,5 +128,5 @@ def from_official(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
         else:
             report.matched[key], result[ours] = ours, state_dict[key]
     if not result:
-        raise WeightsError(f"none of the {len(keys)} tensors has a name of microsoft/GLIP's checkpoints, such as rpn.head.log_scale")
+        raise WeightsError(f"none of the {len(keys)} tensors has a name of microsoft/GLIP's, such as rpn.head.log_scale")
     return result, report

@@ -82,6 +82,22 @@ def orders_of(packages: list[str]) -> list[list[str]]:
 
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork a process")
+PAIR = ["openvocab", "glipv2"]
+BROKEN = ["openvocab", "openvocab.no_such_module"]
+
+
+@pytest.fixture(scope="module")
+def results() -> tuple[dict[str, str], dict[str, float]]:
+    """Tracebacks and times of all orders that the tests below ask about, from one preloaded process."""
+    return import_in_forks([*([name] for name in shipped_modules()), *orders_of(top_packages()), PAIR, BROKEN])
+
+
+def failed(results: tuple[dict[str, str], dict[str, float]], orders: list[list[str]]) -> str:
+    """Return the tracebacks of those orders that failed; each must have been tried."""
+    failures, seconds = results
+    keys = [" ".join(order) for order in orders]
+    assert set(keys) <= set(seconds)
+    return "\n".join(f"{key}:\n{failures[key]}" for key in keys if key in failures)
 
 
 def test_orders_hold_every_package_in_front_of_every_other() -> None:
@@ -91,34 +107,27 @@ def test_orders_hold_every_package_in_front_of_every_other() -> None:
 
 
 @needs_fork
-def test_every_module_can_be_imported_first() -> None:
+def test_every_module_can_be_imported_first(results: tuple) -> None:
     modules = shipped_modules()
     assert len(modules) > 40 and {"openvocab.predictor", "glipv2.modeling.detector"} <= set(modules)
-    failures, seconds = import_in_forks([[name] for name in modules])
-    assert set(seconds) == set(modules)
-    assert not failures, "\n".join(f"{name}:\n{text}" for name, text in failures.items())
+    assert not failed(results, [[name] for name in modules])
 
 
 @needs_fork
-def test_packages_can_be_imported_in_every_order() -> None:
+def test_packages_can_be_imported_in_every_order(results: tuple) -> None:
     packages = top_packages()
     assert {"openvocab", "glipv2"} <= set(packages)
-    failures, _ = import_in_forks(orders_of(packages))
-    assert not failures, "\n".join(f"{name}:\n{text}" for name, text in failures.items())
+    assert not failed(results, orders_of(packages))
 
 
 @needs_fork
-def test_a_module_that_fails_is_told() -> None:
-    failures, _ = import_in_forks([["openvocab"], ["openvocab.no_such_module"]])
-    assert list(failures) == ["openvocab.no_such_module"]
-    assert "ModuleNotFoundError" in failures["openvocab.no_such_module"]
+def test_an_import_that_fails_is_told(results: tuple) -> None:
+    assert "ModuleNotFoundError" in failed(results, [BROKEN])
 
 
 @needs_fork
-def test_the_packages_cost_little_beyond_torch_and_detectron2() -> None:
-    failures, seconds = import_in_forks([["openvocab", "glipv2"]])
-    assert not failures
-    assert seconds["openvocab glipv2"] < BUDGET
+def test_the_packages_cost_little_beyond_torch_and_detectron2(results: tuple) -> None:
+    assert results[1][" ".join(PAIR)] < BUDGET
 
 
 @pytest.mark.parametrize("statement", ["import openvocab", "import openvocab.errors", "import openvocab; dir(openvocab)"])

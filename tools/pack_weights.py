@@ -1,6 +1,6 @@
 """Turn a training checkpoint into the weight file that ships: only what no package provides, in 16 bits, with its metadata.
 
-    python tools/pack_weights.py output/glipv2_default/model_0001499.pth openvocab/weights/default.safetensors --config glipv2/default
+    python tools/pack_weights.py output/glipv2_default/model_0001499.pth openvocab/weights/default.safetensors
 """
 
 from __future__ import annotations
@@ -10,6 +10,11 @@ import json
 import sys
 
 from openvocab.errors import cli_main
+
+
+def _error(ours: object, exact: object) -> float:
+    """Largest difference, relative to the largest value."""
+    return float((ours - exact).abs().max() / exact.abs().max().clamp(min=1e-6))
 
 
 def main(argv: list[str]) -> int:
@@ -32,7 +37,7 @@ def main(argv: list[str]) -> int:
     print(load_into(model, load_weights(args.checkpoint).tensors))
     kept = {k: v for k, v in model.state_dict().items() if not k.startswith(args.without)}
     half = {k: v.to(torch.float16) if v.is_floating_point() else v for k, v in kept.items()}
-    worst = max(float((v.float() - kept[k].float()).abs().max() / kept[k].float().abs().max().clamp(min=1e-6)) for k, v in half.items())
+    worst = max(_error(v.float(), kept[k].float()) for k, v in half.items())
     metadata = {
         "config": args.config,
         "text_encoder": model.text_encoder.identity,

@@ -54,7 +54,7 @@ test_mapper = L(DatasetMapper)(
 )
 
 # at test time the bridge speaks on names of few boxes; training does not see it
-model.prior = L(SemanticPrior)(scorer=L(Bridge)(), seen=SEEN, negatives=list(SEEN))
+model.prior = L(SemanticPrior)(scorer=L(Bridge)(image_size=160), seen=SEEN, negatives=list(SEEN), top_boxes=15)
 
 dataloader = dict(
     train=L(build_train_loader)(

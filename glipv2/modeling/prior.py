@@ -17,7 +17,6 @@ from torchvision.ops import batched_nms, nms
 from openvocab.errors import ConfigError
 from openvocab.vocabulary import Vocabulary
 
-
 MIN_WEIGHT = 0.1
 MIN_SCORE = 0.01
 
@@ -26,7 +25,7 @@ class SemanticPrior(nn.Module):
     """Mix the detector's scores with an image-text model's.
 
     For a box with objectness o, the detector's score d of a name and the image-text model's probability p of it, the result is
-    d^(1 - w) * (o * sqrt(p))^w. The weight w = strength / (1 + (n / scale)^2) falls with the number n of boxes of that name in
+    d^(1 - w) * sqrt(o * p)^w. The weight w = strength / (1 + (n / scale)^2) falls with the number n of boxes of that name in
     training: 0 boxes give `strength`, many give nothing.
 
     Letters: M boxes, K names.
@@ -74,7 +73,8 @@ class SemanticPrior(nn.Module):
 
     def weights(self, vocabulary: Vocabulary) -> Tensor:
         """Return the weight w of the prior for each name, (K,)."""
-        counts = [self.seen.get(p.casefold(), self.seen.get(n.casefold(), 0)) for n, p in zip(vocabulary, vocabulary.prompts, strict=True)]
+        pairs = zip(vocabulary.names, vocabulary.prompts, strict=True)
+        counts = [self.seen.get(p.casefold(), self.seen.get(n.casefold(), 0)) for n, p in pairs]
         return self.strength / (1.0 + (torch.tensor(counts, dtype=torch.float32) / self.scale) ** 2)
 
     def extended(self, vocabulary: Vocabulary) -> tuple[Vocabulary, int]:
@@ -133,4 +133,4 @@ class SemanticPrior(nn.Module):
         others = [p for i, p in enumerate(vocabulary.prompts) if i not in set(asked.tolist())]
         others += [n for n in self.negatives if n.casefold() not in taken]
         prior = self.scorer.score_regions(image, boxes, names, negatives=others).to(scores)
-        return scores.clamp(min=1e-6) ** (1 - weight) * (objectness[:, None] * prior.sqrt()).clamp(min=1e-6) ** weight
+        return scores.clamp(min=1e-6) ** (1 - weight) * (objectness[:, None] * prior).sqrt().clamp(min=1e-6) ** weight

@@ -106,7 +106,10 @@ def _find(node: DictConfig | ListConfig, parts: list[str], key: str) -> None:
         return
     if isinstance(node, ListConfig):
         raise ConfigError(f"'{key}': '{parts[0]}' is no index of a list of {len(node)}")
-    hint = nearest(parts[0], [str(k) for k in node]) or _elsewhere(node, parts[-1])
+    keys = [str(k) for k in node]
+    same = [k for k in keys if k.casefold() == parts[0].casefold()]
+    hint = nearest(parts[0], keys) or _elsewhere(node, parts[-1]) or (f" Did you mean '{same[0]}'?" if same else "")
+    hint = hint or f" Known here: {', '.join(keys[:12])}{', ...' if len(keys) > 12 else ''}."
     raise ConfigError(f"there is no config key '{key}': '{parts[0]}' is unknown.{hint} Write +{key}=... to add it.")
 
 

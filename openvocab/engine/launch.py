@@ -71,16 +71,9 @@ def launch(
     if here * num_machines == 1:
         return main(*args)
     url = f"tcp://127.0.0.1:{_free_port()}" if dist_url == "auto" else dist_url
-    backend = "gloo" if cpu_procs else "nccl"
     messages = mp.get_context("spawn").SimpleQueue()
-    context = mp.start_processes(
-        _worker,
-        args=(main, args, here, here * num_machines, machine_rank, url, backend, timeout, messages),
-        nprocs=here,
-        join=False,
-        start_method="spawn",
-    )
-    _join(context, messages)
+    common = (main, args, here, here * num_machines, machine_rank, url, "gloo" if cpu_procs else "nccl", timeout, messages)
+    _join(mp.start_processes(_worker, args=common, nprocs=here, join=False, start_method="spawn"), messages)
     return None
 
 

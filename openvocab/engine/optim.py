@@ -55,10 +55,8 @@ def param_groups(
                 own_lr, decay = lr * bias_lr_factor, decay if bias_weight_decay is None else bias_weight_decay
             if norm_weight_decay is not None and (is_norm or (parameter.ndim <= 1 and name != "bias")):
                 decay = norm_weight_decay
-            for part, change in overrides.items():
-                if part in f"{module_name}.{name}".lstrip("."):
-                    own_lr *= change.get("lr_factor", 1.0)
-                    decay = change.get("weight_decay", decay)
+            for change in (c for part, c in overrides.items() if part in f"{module_name}.{name}".lstrip(".")):
+                own_lr, decay = own_lr * change.get("lr_factor", 1.0), change.get("weight_decay", decay)
             groups.setdefault((float(own_lr), float(decay)), []).append(parameter)
     if not groups:
         raise ConfigError("the model has no trainable parameters: everything is frozen")

@@ -34,15 +34,15 @@ def load_weights(path: str | Path, *, allow_pickle: bool = False) -> WeightFile:
     """Read a .safetensors or .pth file; nothing in the file is run.
 
     Args:
-        path: the file. A checkpoint's tensors are looked for under "model" or "state_dict"; its texts, and a
-            "vocabulary" (as json), become the metadata.
+        path: the file, or zoo://NAME for the packaged weights of a model. A checkpoint's tensors are looked for under
+            "model" or "state_dict"; its texts, and a "vocabulary" (as json), become the metadata.
         allow_pickle: also read files that may run code while they load: .pkl, TorchScript archives, and pickles that
             hold other objects than tensors. Only for files you trust.
 
     Raises:
         WeightsError: if the file is missing or damaged, or would need `allow_pickle`, naming what would be called.
     """
-    path = Path(path).expanduser()
+    path = _local(str(path))
     if not path.is_file():
         raise WeightsError(_absent(path))
     if path.stat().st_size == 0:
@@ -56,6 +56,25 @@ def load_weights(path: str | Path, *, allow_pickle: bool = False) -> WeightFile:
     if path.suffix == ".pkl" or script:
         return _unwrap(_load_code(path, script), path)
     return _unwrap(_load_torch(path, allow_pickle), path)
+
+
+def _local(source: str) -> Path:
+    """Return the path that a path or zoo://NAME means; nothing is downloaded."""
+    scheme, separator, name = source.partition("://")
+    if not separator:
+        return Path(source).expanduser()
+    if scheme != "zoo":
+        raise WeightsError(
+            f"weights are read from files: fetch {source} with openvocab.io.download(url, sha256=...), pass the result"
+        )
+    from openvocab.config.zoo import find_model
+
+    path = find_model(name).weights_path()
+    if path is None:
+        raise WeightsError(
+            f"the model '{name}' has no weight file of its own; its weights come from installed packages"
+        )
+    return path
 
 
 def _way_out() -> str:

@@ -33,7 +33,8 @@ class DyReLU(nn.Module):
     def __init__(self, *, channels: int, reduction: int = 4) -> None:
         super().__init__()
         self.channels = channels
-        self.fc = nn.Sequential(nn.Linear(channels, channels // reduction), nn.ReLU(), nn.Linear(channels // reduction, channels * 4))
+        hidden = channels // reduction
+        self.fc = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels * 4))
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """Map (B, C, H, W) to (B, C, H, W)."""

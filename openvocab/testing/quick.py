@@ -20,5 +20,6 @@ def shapes_dataset(*, num: int, seed: int = 0, image_size: int = 128, taxonomy: 
     if name not in DatasetCatalog.list():
         folder = Path(tempfile.mkdtemp(prefix="openvocab_shapes_"))
         world = ShapesWorld(image_size=image_size)
-        register_shapes(name, write_coco(folder, num, seed, taxonomy=taxonomy, split=split, world=world, captions=0, referring=0, questions=0))
+        nothing_else = {"captions": 0, "referring": 0, "questions": 0}
+        register_shapes(name, write_coco(folder, num, seed, taxonomy=taxonomy, split=split, world=world, **nothing_else))
     return name

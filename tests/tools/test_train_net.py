@@ -41,6 +41,7 @@ def load_tool() -> object:
 
 def call(monkeypatch: pytest.MonkeyPatch, *args: object) -> int:
     """Run the tool in this process; return its exit code."""
+    monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.setattr(sys, "argv", ["train_net.py", *map(str, args)])
     with pytest.raises(SystemExit) as left:
         cli_main(load_tool().main)

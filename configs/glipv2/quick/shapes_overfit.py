@@ -1,6 +1,7 @@
 """`glipv2_mini` learns eight pictures of coloured shapes by heart.
 
-Reproduces: AP50 above 95 on the pictures it was trained on; a check that every part learns. Cost: one to two minutes on 2 CPU cores.
+Reproduces: AP50 above 95 on the pictures it was trained on; a check that every part learns.
+Cost: one to two minutes on 2 CPU cores.
 Command: python tools/train_net.py --config-file configs/glipv2/quick/shapes_overfit.py
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,7 @@ def test_two_ranks(annotations: Path, perfect: Perfect, tmp_path: Path) -> None:
     assert second["folder"] == second["no folder"] == {}
     assert any("are on rank 0, this is rank 1" in m for m in second["messages"])
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["coco_instances_results.json"]
+    assert len(json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())) == 3  # none twice
     for rank in (first, second):  # one rank alone would leave the other waiting
         assert "rank 1 cannot write its predictions" in rank["full disk"] and "No space" in rank["full disk"]
         assert "rank 0 cannot make a folder" in rank["no place"]

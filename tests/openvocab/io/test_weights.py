@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
-from openvocab.errors import WeightsError
+from openvocab.config import zoo
+from openvocab.errors import ConfigError, WeightsError
 from openvocab.io import load_weights, save_weights
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3), "c": torch.ones(2, dtype=torch.bfloat16)}
@@ -95,6 +96,22 @@ def test_missing_files_name_the_path_and_the_nearest(tmp_path: Path) -> None:
         load_weights(tmp_path / "nowhere" / "w.pth")
     with pytest.raises(WeightsError, match="is a folder"):
         load_weights(tmp_path)
+
+
+def test_zoo_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_weights(tmp_path / "w.safetensors", TENSORS)
+    monkeypatch.setattr(zoo.ZooEntry, "weights_path", lambda self: tmp_path / "w.safetensors" if self.weights else None)
+    assert_same(load_weights("zoo://default").tensors, TENSORS)
+    with pytest.raises(WeightsError, match="'bridge' has no weight file of its own"):
+        load_weights("zoo://bridge")
+    with pytest.raises(ConfigError, match="Did you mean 'default'"):
+        load_weights("zoo://defualt")
+
+
+@pytest.mark.parametrize("url", ["https://host/w.pth", "detectron2://x.pkl", "s3://b/w.pth"])
+def test_nothing_is_downloaded_by_loading(url: str) -> None:
+    with pytest.raises(WeightsError, match=rf"fetch {url} with openvocab\.io\.download"):
+        load_weights(url)
 
 
 def header(text: bytes, *, size: int | None = None, data: bytes = b"") -> bytes:

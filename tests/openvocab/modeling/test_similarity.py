@@ -39,7 +39,9 @@ def test_vocabulary_may_change_length_and_is_not_saved() -> None:
     assert "embeddings" not in classifier.state_dict()
 
 
-@pytest.mark.parametrize("bad", [torch.zeros(2, 8), torch.randn(8), torch.randn(2, 7), torch.full((1, 8), float("nan")), torch.zeros(0, 8)])
+@pytest.mark.parametrize(
+    "bad", [torch.zeros(2, 8), torch.randn(8), torch.randn(2, 7), torch.full((1, 8), float("nan")), torch.zeros(0, 8)]
+)
 def test_bad_embeddings_are_refused(bad: torch.Tensor) -> None:
     with pytest.raises(VocabularyError):
         SimilarityClassifier(in_features=8).set_embeddings(bad)
