@@ -86,7 +86,8 @@ def glipv2_from_config(cfg: CfgNode) -> dict:
     node, backbone = cfg.MODEL.GLIPV2, build_backbone(cfg)
     strides = [s.stride for s in backbone.output_shape().values()]
     text = {"source": node.TEXT_SOURCE} if node.TEXT_SOURCE else {"source": None, "config": {}}
-    text_encoder = build_text_encoder(node.TEXT_ENCODER, frozen=node.TEXT_FROZEN, **text)
+    options = {"frozen": node.TEXT_FROZEN, **text} if node.TEXT_ENCODER == "bert" else {}
+    text_encoder = build_text_encoder(node.TEXT_ENCODER, **options)
     coder = Box2BoxTransform((10.0, 10.0, 5.0, 5.0), scale_clamp=4.135166556742356)  # log(1000 / 16)
     offset, channels = float(node.OFFICIAL), cfg.MODEL.FPN.OUT_CHANNELS
     return {

@@ -55,6 +55,7 @@ DEFAULT_WEIGHTS = ROOT / "openvocab" / "weights" / "default.safetensors"
 DATASETS_ENV, SHARED_ENV = "DETECTRON2_DATASETS", "OPENVOCAB_SHARED_DATA"
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 BERT_ENV, CLIP_ENV = "OPENVOCAB_BERT", "OPENVOCAB_CLIP"
+BERT_REPOS = ("models--google-bert--bert-base-uncased", "models--bert-base-uncased")
 SHARED_SETS = ("aquarium", "bccd", "coco_mini", "deeppcb", "pothole", "raccoon")
 BENCHMARKS = ("coco", "lvis", "objects365", "odinw", "flickr30k")
 
@@ -190,22 +191,23 @@ def check_optional() -> Iterator[Finding]:
 
 def hub_cache() -> Path:
     """Return the folder in which Hugging Face keeps models, as its variables say now."""
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
-    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
+    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
 
 
 def find_bert() -> Finding:
-    """BERT-base, for GLIP's full sizes."""
+    """BERT-base, for GLIP's full sizes: where `BertTextEncoder(source="bert-base")` looks for it."""
     given = os.environ.get(BERT_ENV)
     if given and (Path(given).expanduser() / "config.json").is_file():
         return Finding("weights", "BERT-base", OK, f"${BERT_ENV} = {given}")
     if given:
         detail = f"${BERT_ENV} = {given}: no config.json there"
         return Finding("weights", "BERT-base", GAP, detail, f"export {BERT_ENV}=/folder/with/config.json")
-    for name in ("models--google-bert--bert-base-uncased", "models--bert-base-uncased"):
-        for config in sorted(hub_cache().glob(f"{name}/snapshots/*/config.json")):
-            detail = f"in the hub's cache, and {BERT_ENV} is not set"
-            return Finding("weights", "BERT-base", GAP, detail, f"export {BERT_ENV}={shlex.quote(str(config.parent))}")
+    for repo in BERT_REPOS:
+        for folder in sorted((hub_cache() / repo / "snapshots").glob("*"), reverse=True):
+            weights = any((folder / name).is_file() for name in ("model.safetensors", "pytorch_model.bin"))
+            if weights and (folder / "config.json").is_file():
+                return Finding("weights", "BERT-base", OK, f"{folder}, in the hub's cache")
     mend = f"hf download google-bert/bert-base-uncased --local-dir bert-base && export {BERT_ENV}=$PWD/bert-base"
     return Finding("weights", "BERT-base", GAP, "not found; only for the full GLIP sizes", mend)
 

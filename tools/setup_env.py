@@ -65,6 +65,14 @@ def call(*command: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+def works() -> bool:
+    """Whether the environment's Python starts."""
+    try:
+        return PYTHON.exists() and call(str(PYTHON), "-c", "")[0] == 0
+    except OSError:
+        return False
+
+
 def run(*command: str, what: str) -> None:
     """Run a command quietly; show the end of its output only if it fails."""
     print(f"setup: {what}", flush=True)
@@ -93,11 +101,11 @@ def ask(code: str, *arguments: str) -> str:
 
 def make_venv() -> None:
     """Create .venv, or give an existing one the pip it lacks; one that does not start is made anew."""
-    if PYTHON.exists() and call(str(PYTHON), "-c", "")[0] == 0:
+    if works():
         if not imports("pip"):
             run(str(PYTHON), "-m", "ensurepip", what="add pip to .venv")
-        return
-    run(sys.executable, "-m", "venv", "--clear", str(VENV), what="create .venv")
+    else:
+        run(sys.executable, "-m", "venv", "--clear", str(VENV), what="create .venv")
 
 
 def install_build_tools() -> None:

@@ -20,9 +20,9 @@ from openvocab.evaluation import COCODetectionEvaluator
 
 from ..common.train import train
 from .models.glipv2_mini import model
-from .models.seen import SEEN
+from .models.seen import SEEN as _seen
 
-SUPER_NAMES = {
+_super_names = {
     **dict.fromkeys(["bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"], "vehicle"),
     **dict.fromkeys(["bird", "dog", "horse", "sheep", "cow", "elephant", "bear", "giraffe", "raccoon"], "animal"),
     **dict.fromkeys(["banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake"], "food"),
@@ -32,10 +32,10 @@ SUPER_NAMES = {
     **dict.fromkeys(["fish", "jellyfish", "penguin", "puffin", "shark", "starfish", "stingray"], "sea animal"),
     **dict.fromkeys(["RBC", "WBC", "Platelets"], "blood cell"),
 }
-SHARES = {"coco_mini": 0.30, "aquarium": 0.27, "bccd": 0.14, "raccoon": 0.14, "pothole": 0.15}
-HELD_OUT = ["cat", "zebra"]
+_shares = {"coco_mini": 0.30, "aquarium": 0.27, "bccd": 0.14, "raccoon": 0.14, "pothole": 0.15}
+_held_out = ["cat", "zebra"]
 
-train_mapper = L(DatasetMapper)(
+_train_mapper = L(DatasetMapper)(
     is_train=True,
     augmentations=[
         L(T.RandomApply)(tfm_or_aug=L(T.RandomCrop)(crop_type="relative_range", crop_size=(0.5, 0.5)), prob=0.4),
@@ -44,31 +44,31 @@ train_mapper = L(DatasetMapper)(
         L(T.RandomBrightness)(intensity_min=0.8, intensity_max=1.2),
     ],
     prompt=L(PromptSampler)(max_names=40),
-    exclude_names=HELD_OUT,
-    super_names=SUPER_NAMES,
+    exclude_names=_held_out,
+    super_names=_super_names,
     super_name_prob=0.1,
     generic_name_prob=0.12,
 )
-test_mapper = L(DatasetMapper)(
+_test_mapper = L(DatasetMapper)(
     is_train=False, augmentations=[L(T.ResizeShortestEdge)(short_edge_length=384, max_size=640)], image_format="RGB"
 )
 
 # at test time the bridge speaks on names of few boxes; training does not see it
-model.prior = L(SemanticPrior)(scorer=L(Bridge)(image_size=160), seen=SEEN, negatives=list(SEEN), top_boxes=15)
+model.prior = L(SemanticPrior)(scorer=L(Bridge)(image_size=160), seen=_seen, negatives=list(_seen), top_boxes=15)
 
 dataloader = dict(
     train=L(build_train_loader)(
-        sources=[L(TrainSource)(name=f"{n}_train", weight=w, mapper=train_mapper) for n, w in SHARES.items()],
+        sources=[L(TrainSource)(name=f"{n}_train", weight=w, mapper=_train_mapper) for n, w in _shares.items()],
         total_batch_size=4,
         num_workers=1,
         seed=7,
     ),
     test={
         f"{n}_val": dict(
-            loader=L(build_test_loader)(dataset=f"{n}_val", mapper=test_mapper),
+            loader=L(build_test_loader)(dataset=f"{n}_val", mapper=_test_mapper),
             evaluator=L(COCODetectionEvaluator)(dataset_name=f"{n}_val"),
         )
-        for n in SHARES
+        for n in _shares
     },
 )
 

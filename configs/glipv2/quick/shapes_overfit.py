@@ -18,22 +18,22 @@ from openvocab.testing.quick import shapes_dataset
 from ...common.train import train
 from ..models.glipv2_mini import model
 
-DATASET = shapes_dataset(num=8, taxonomy="shape")
+_dataset = shapes_dataset(num=8, taxonomy="shape")
 
 model.backbone.bottom_up.freeze_at = 0
 
 dataloader = dict(
     train=L(build_train_loader)(
-        sources=[L(TrainSource)(name=DATASET, mapper=L(DatasetMapper)(is_train=True, augmentations=[L(T.NoOpTransform)()]))],
+        sources=[L(TrainSource)(name=_dataset, mapper=L(DatasetMapper)(is_train=True, augmentations=[L(T.NoOpTransform)()]))],
         total_batch_size=4,
         num_workers=0,
     ),
     test=dict(
         shapes=dict(
             loader=L(build_test_loader)(
-                dataset=DATASET, mapper=L(DatasetMapper)(is_train=False, augmentations=[L(T.NoOpTransform)()])
+                dataset=_dataset, mapper=L(DatasetMapper)(is_train=False, augmentations=[L(T.NoOpTransform)()])
             ),
-            evaluator=L(COCODetectionEvaluator)(dataset_name=DATASET),
+            evaluator=L(COCODetectionEvaluator)(dataset_name=_dataset),
         )
     ),
 )
