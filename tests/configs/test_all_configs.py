@@ -152,20 +152,22 @@ MODEL:
   META_ARCHITECTURE: GLIPv2
   BACKBONE: {NAME: build_timm_fpn_backbone}
   FPN: {OUT_CHANNELS: 32}
-  GLIPV2: {NUM_BLOCKS: 1, OFFICIAL: False, DEFORMABLE: False, ATTENTION_DIM: 32, ATTENTION_HEADS: 2, TEXT_SOURCE: minilm,
-           LANGUAGE_HEADS: 2, LANGUAGE_FFN: 32}
+  GLIPV2: {NUM_BLOCKS: 1, OFFICIAL: False, DEFORMABLE: False, ATTENTION_DIM: 32, ATTENTION_HEADS: 2, TEXT_ENCODER: ENCODER,
+           TEXT_SOURCE: SOURCE, LANGUAGE_HEADS: 2, LANGUAGE_FFN: 32}
 """
 
 
 def test_yaml_configs_merge_and_build(tmp_path: Path) -> None:
-    """detectron2's yaml files with the keys of our plugins: all under configs/, and a small one of this test's own."""
+    """detectron2's yaml files with the keys of our plugins: all under configs/, and two small ones of this test's own."""
     from detectron2.config import get_cfg
     from detectron2.modeling import build_model
 
     from glipv2 import add_glipv2_config
 
-    (tmp_path / "mini.yaml").write_text(MINI_YAML)
-    for path in [tmp_path / "mini.yaml", *(CONFIGS / name for name in of_kind("yaml"))]:
+    for encoder, source in (("bert", "minilm"), ("hashed", '""')):
+        text = MINI_YAML.replace("ENCODER: ENCODER", f"ENCODER: {encoder}").replace("SOURCE: SOURCE", f"SOURCE: {source}")
+        (tmp_path / f"{encoder}.yaml").write_text(text)
+    for path in [*tmp_path.glob("*.yaml"), *(CONFIGS / name for name in of_kind("yaml"))]:
         assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)
         cfg = get_cfg()
         add_glipv2_config(cfg)

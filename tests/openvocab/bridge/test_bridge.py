@@ -1,0 +1,73 @@
+"""The bridge on real weights and one real photo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from openvocab.bridge import Bridge, imagenet_names
+from openvocab.errors import ConfigError, PromptError
+from openvocab.media import to_rgb
+
+
+@pytest.fixture(scope="module")
+def bridge() -> Bridge:
+    return Bridge(image_size=160)
+
+
+@pytest.fixture(scope="module")
+def cat() -> torch.Tensor:
+    import skimage
+
+    pixels = to_rgb(Path(skimage.__file__).parent / "data" / "chelsea.png")
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def test_a_cat_is_a_cat(bridge: Bridge, cat: torch.Tensor) -> None:
+    names = ["car", "cat", "pizza", "airplane"]
+    similarity = bridge.encode_image([cat]) @ bridge.encode(names).t()
+    assert names[int(similarity.argmax())] == "cat"
+
+
+def test_vectors_have_length_one(bridge: Bridge, cat: torch.Tensor) -> None:
+    vectors = torch.cat([bridge.encode_image([cat, cat[:, :50, :70]]), bridge.encode(["dog"])])
+    assert vectors.shape == (3, bridge.dim)
+    assert torch.allclose(vectors.norm(dim=1), torch.ones(3), atol=1e-5)
+
+
+def test_negatives_take_part_and_are_left_out(bridge: Bridge, cat: torch.Tensor) -> None:
+    boxes = torch.tensor([[0.0, 0.0, 450.0, 300.0], [10.0, 10.0, 60.0, 60.0]])
+    alone = bridge.score_regions(cat, boxes, ["car"])
+    against = bridge.score_regions(cat, boxes, ["car"], negatives=["cat", "dog"])
+    assert torch.equal(alone, torch.ones(2, 1)) and against.shape == (2, 1) and against[0, 0] < 0.2
+    both = bridge.score_regions(cat, boxes, ["cat", "car"])
+    assert torch.allclose(both.sum(1), torch.ones(2))
+
+
+def test_crops_are_square_and_stay_inside(bridge: Bridge) -> None:
+    image = torch.zeros(3, 40, 100)
+    image[:, :, 50:] = 200
+    crop = bridge.crop(image, torch.tensor([[60.0, 0.0, 80.0, 40.0]]))
+    assert crop.shape == (1, 3, 160, 160) and crop.min() == 200  # widened from 20 to 40, none of it beyond x = 50
+    assert torch.isfinite(bridge.crop(image, torch.tensor([[90.0, 30.0, 100.0, 40.0]]), context=2.0)).all()
+
+
+def test_it_never_trains(bridge: Bridge) -> None:
+    bridge.train()
+    assert not bridge.training and not any(p.requires_grad for p in bridge.parameters())
+
+
+def test_bad_input(bridge: Bridge, cat: torch.Tensor) -> None:
+    assert bridge.score_regions(cat, torch.zeros(0, 4), ["cat"]).shape == (0, 1)
+    for names in ([], "cat"):
+        with pytest.raises(PromptError):
+            bridge.score_regions(cat, torch.zeros(1, 4), names)
+    with pytest.raises(ConfigError, match="topk"):
+        Bridge(topk=0)
+
+
+def test_a_thousand_names() -> None:
+    names = imagenet_names()
+    assert len(names) == 1000 and names[281] == "tabby cat"
