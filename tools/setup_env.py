@@ -78,7 +78,8 @@ def run(*command: str, what: str) -> None:
     print(f"setup: {what}", flush=True)
     code, output = call(*command)
     if code:
-        raise SetupError(f"{what} failed:\n" + "\n".join(output.splitlines()[-15:]))
+        told = [line for line in output.splitlines() if not line.startswith("WARNING")]
+        raise SetupError("\n".join([f"{what} failed with exit code {code}", *told[-15:]]))
 
 
 def pip(*arguments: str, what: str) -> None:

@@ -121,6 +121,14 @@ def test_a_broken_environment_is_made_anew_and_a_good_one_kept(setup: ModuleType
     assert asked[3:] == ["add pip to .venv"]
 
 
+def test_a_command_that_fails_is_told_by_the_end_of_its_output(setup: ModuleType) -> None:
+    code = "import sys; print('WARNING: a mirror is away'); [print('line', i) for i in range(20)]; sys.exit(3)"
+    with pytest.raises(setup.SetupError) as caught:
+        setup.run(sys.executable, "-c", code, what="try it")
+    said = str(caught.value).splitlines()
+    assert said[0] == "try it failed with exit code 3" and said[1:] == [f"line {i}" for i in range(5, 20)]
+
+
 def make_wheel(folder: Path) -> Path:
     wheel = folder / "sal_detectron2-0.7.2-cp310-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
