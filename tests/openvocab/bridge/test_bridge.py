@@ -51,7 +51,7 @@ def test_crops_are_square_and_stay_inside(bridge: Bridge) -> None:
     image[:, :, 50:] = 200
     crop = bridge.crop(image, torch.tensor([[60.0, 0.0, 80.0, 40.0]]))
     assert crop.shape == (1, 3, 224, 224)
-    assert crop[..., 4:].min() == 200  # widened from 20 to 40 pixels, which ends at x = 50
+    assert crop[..., 4:].min() > 199  # widened from 20 to 40 pixels, which ends at x = 50
     assert torch.isfinite(bridge.crop(image, torch.tensor([[90.0, 30.0, 100.0, 40.0]]), context=2.0)).all()
 
 
