@@ -6,10 +6,10 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, build_backbone
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.modeling.box_regression import Box2BoxTransform
 
 from openvocab.modeling import ATSSMatcher, DyHeadBlock, add_swin_config, add_timm_config
+from openvocab.modeling.fpn import build_fpn_p6p7
 from openvocab.modeling.swin import build_swin_backbone
 from openvocab.text import build_text_encoder
 
@@ -53,9 +53,7 @@ def add_glipv2_config(cfg: CfgNode) -> None:
 @BACKBONE_REGISTRY.register()
 def build_glipv2_swin_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Swin with detectron2's FPN: P3-P5 from its last three stages, P6 and P7 on top of P5."""
-    bottom_up, channels = build_swin_backbone(cfg, input_shape), cfg.MODEL.FPN.OUT_CHANNELS
-    top = LastLevelP6P7(channels, channels, in_feature="p5")
-    return FPN(bottom_up, list(bottom_up.output_shape()), channels, top_block=top)
+    return build_fpn_p6p7(cfg, build_swin_backbone(cfg, input_shape))
 
 
 def _blocks(node: CfgNode, channels: int, lang_dim: int) -> list[GLIPv2Block]:
@@ -88,7 +86,7 @@ def glipv2_from_config(cfg: CfgNode) -> dict:
     text = {"source": node.TEXT_SOURCE} if node.TEXT_SOURCE else {"source": None, "config": {}}
     options = {"frozen": node.TEXT_FROZEN, **text} if node.TEXT_ENCODER == "bert" else {}
     text_encoder = build_text_encoder(node.TEXT_ENCODER, **options)
-    coder = Box2BoxTransform((10.0, 10.0, 5.0, 5.0), scale_clamp=4.135166556742356)  # log(1000 / 16)
+    coder = Box2BoxTransform((10.0, 10.0, 5.0, 5.0))
     offset, channels = float(node.OFFICIAL), cfg.MODEL.FPN.OUT_CHANNELS
     return {
         "backbone": backbone,

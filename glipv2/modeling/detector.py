@@ -140,7 +140,7 @@ class GLIPv2(nn.Module):
         if vocabulary is None:
             raise VocabularyError("nothing to look for: call set_vocabulary(...), or give each input a 'vocabulary' or 'caption'")
         if self._uses_prior(x):
-            vocabulary, _ = self.prior.extended(vocabulary)
+            vocabulary = self.prior.extended(vocabulary)
         return build_caption(vocabulary, separator=self.separator)
 
     # ---- language -------------------------------------------------------------------------------------------------

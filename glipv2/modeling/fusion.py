@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from openvocab.errors import ConfigError
 
-CLAMP = 50000.0  # the released code clamps scores on both sides, against overflow in 16 bits
+from .attention import CLAMP, merge_heads, split_heads
+
 BLOCKED = -9e15
 
 
@@ -47,7 +48,7 @@ class BiAttention(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return split_heads(x, self.num_heads)
 
     def forward(self, v: Tensor, l: Tensor, text_mask: Tensor, visual_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:  # noqa: E741
         """Attend both ways; return the changes of `v` (B, N, V) and of `l` (B, T, L).
@@ -65,11 +66,7 @@ class BiAttention(nn.Module):
         weights_v = self.dropout(to_image.softmax(dim=3)).to(v.dtype)
         delta_v = weights_v @ self._heads(self.values_l_proj(l))
         delta_l = weights_l.transpose(-1, -2) @ self._heads(self.values_v_proj(v))
-        return self.out_v_proj(self._merge(delta_v)), self.out_l_proj(self._merge(delta_l))
-
-    @staticmethod
-    def _merge(x: Tensor) -> Tensor:
-        return x.transpose(1, 2).flatten(2)
+        return self.out_v_proj(merge_heads(delta_v)), self.out_l_proj(merge_heads(delta_l))
 
 
 class VisionLanguageFusion(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from openvocab.text import LanguageFeatures
 
-LOGIT_CLAMP = 50000.0
+from .attention import CLAMP
 
 
 @dataclass
@@ -95,7 +95,7 @@ class RegionWordAlignment(nn.Module):
         """Compare cells (B, N, C) with prepared words: (B, N, T)."""
         vectors, bias = words
         logits = (cells.float() @ vectors.transpose(1, 2)) / self.log_scale.exp() + bias[:, None]
-        return logits.clamp(-LOGIT_CLAMP, LOGIT_CLAMP)
+        return logits.clamp(-CLAMP, CLAMP)
 
 
 class GLIPv2Head(nn.Module):

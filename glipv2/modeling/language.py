@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CLAMP = 50000.0
+from .attention import CLAMP, merge_heads, split_heads
+
 BLOCKED = -1e9
 
 
@@ -39,7 +40,7 @@ class LanguageLayer(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return split_heads(x, self.num_heads)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Map `hidden` (B, T, L) to the same shape; words with `mask` (B, T) False are not looked at."""
@@ -47,7 +48,7 @@ class LanguageLayer(nn.Module):
         scores = (q @ k.transpose(-1, -2)).float() * (q.shape[-1] ** -0.5)
         scores = scores.clamp(-CLAMP, CLAMP).masked_fill(~mask[:, None, None, :], BLOCKED)
         weights = self.dropout(scores.softmax(dim=-1)).to(v.dtype)
-        context = (weights @ v).transpose(1, 2).flatten(2)
+        context = merge_heads(weights @ v)
         hidden = self.attention_norm(self.dropout(self.attention_output(context)) + hidden)
         inner = F.gelu(self.intermediate(hidden).clamp(-CLAMP, CLAMP)).clamp(-CLAMP, CLAMP)
         mixed = (self.dropout(self.output(inner)) + hidden).clamp(-CLAMP, CLAMP)

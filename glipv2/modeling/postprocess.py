@@ -40,7 +40,7 @@ class GroundingPostProcessor:
         score_threshold: of a phrase's score, before centre-ness is taken in.
         pre_nms_topk: candidates kept a level.
         nms_threshold: IoU above which the weaker of two boxes of one phrase is dropped.
-        max_detections: kept over all phrases; in the official mode ties at the cut all stay.
+        max_detections: kept over all phrases.
         aggregate: see `phrase_scores`.
 
     Raises:

@@ -8,6 +8,7 @@ the louder the fewer boxes of a name the detector was trained on.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms, nms
 
 from openvocab.errors import ConfigError
-from openvocab.vocabulary import Vocabulary
+from openvocab.vocabulary import Vocabulary, merge
 
 MIN_WEIGHT = 0.1
 MIN_SCORE = 0.01
@@ -77,12 +78,9 @@ class SemanticPrior(nn.Module):
         counts = [self.seen.get(p.casefold(), self.seen.get(n.casefold(), 0)) for n, p in pairs]
         return self.strength / (1.0 + (torch.tensor(counts, dtype=torch.float32) / self.scale) ** 2)
 
-    def extended(self, vocabulary: Vocabulary) -> tuple[Vocabulary, int]:
-        """Return the vocabulary with the generic name in it, and the position of that name."""
-        if self.generic_name in vocabulary:
-            return vocabulary, vocabulary.index(self.generic_name)
-        names, prompts = (*vocabulary.names, self.generic_name), (*vocabulary.prompts, self.generic_name)
-        return Vocabulary.from_names(names, prompts=prompts), len(vocabulary)
+    def extended(self, vocabulary: Vocabulary) -> Vocabulary:
+        """Return the vocabulary with the generic name behind its own, unless that is one of them."""
+        return _with_name(vocabulary, self.generic_name)
 
     @torch.no_grad()
     def forward(
@@ -101,13 +99,12 @@ class SemanticPrior(nn.Module):
         Returns:
             detections, best first; `pred_classes` are positions in `vocabulary`.
         """
-        _, generic = self.extended(vocabulary)
         weight = self.weights(vocabulary).to(scores.device)
         asked = torch.nonzero(weight > MIN_WEIGHT).flatten()
-        objectness = torch.maximum(scores[:, generic], scores.amax(dim=1))
-        keep = nms(boxes, objectness, self.nms_threshold)[: self.top_boxes]
-        if len(asked) == 0 or len(keep) == 0:
+        if len(asked) == 0 or len(boxes) == 0:
             return found
+        objectness = scores.amax(dim=1)  # the generic name is among them
+        keep = nms(boxes, objectness, self.nms_threshold)[: self.top_boxes]
         mixed = self._mix(image, boxes[keep], scores[keep][:, asked], objectness[keep], weight[asked], vocabulary, asked)
         box, name = torch.nonzero(mixed > MIN_SCORE, as_tuple=True)
         quiet = torch.where(weight > MIN_WEIGHT, 1 - weight, 1.0)[found.pred_classes]
@@ -134,3 +131,9 @@ class SemanticPrior(nn.Module):
         others += [n for n in self.negatives if n.casefold() not in taken]
         prior = self.scorer.score_regions(image, boxes, names, negatives=others).to(scores)
         return scores.clamp(min=1e-6) ** (1 - weight) * (objectness[:, None] * prior).sqrt().clamp(min=1e-6) ** weight
+
+
+@lru_cache(maxsize=64)
+def _with_name(vocabulary: Vocabulary, name: str) -> Vocabulary:
+    """Return the vocabulary and `name`; asked for every picture, so the last few are kept."""
+    return merge([vocabulary, Vocabulary.from_names([name], templates=vocabulary.templates)])[0]

@@ -84,7 +84,7 @@ class Bridge(nn.Module):
     def _classes(self) -> tuple[Tensor, Tensor]:
         """Centred unit vectors of the 1,000 class names, and the centre; made at first use."""
         if self._class_vectors.numel() == 0:
-            raw = self.text_encoder.encode([n for n in imagenet_names()]).to(self.pixel_mean.device)
+            raw = self.text_encoder.encode(imagenet_names()).to(self.pixel_mean.device)
             self._centre = raw.mean(0)
             self._class_vectors = F.normalize(raw - self._centre, dim=-1)
         return self._class_vectors, self._centre

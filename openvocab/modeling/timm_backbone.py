@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
-from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from torch import Tensor, nn
 
 from openvocab.errors import ConfigError, nearest
 from openvocab.modeling.efficientnet_lite import lite_state_dict
+from openvocab.modeling.fpn import build_fpn_p6p7
 
 
 class TimmBackbone(Backbone):
@@ -67,7 +67,6 @@ class TimmBackbone(Backbone):
         return max(self._out_feature_strides.values())
 
     def _freeze(self, freeze_at: int) -> None:
-        self._frozen = nn.ModuleList()
         if self._freeze_norm:
             for module in self.net.modules():
                 if isinstance(module, nn.BatchNorm2d):
@@ -116,17 +115,7 @@ def build_timm_backbone(cfg, input_shape: ShapeSpec) -> TimmBackbone:
 @BACKBONE_REGISTRY.register()
 def build_timm_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
     """Build a `TimmBackbone` with detectron2's FPN and P6, P7 on top (P3-P7 for the default stages)."""
-    bottom_up = build_timm_backbone(cfg, input_shape)
-    channels = cfg.MODEL.FPN.OUT_CHANNELS
-    last = "p5"
-    return FPN(
-        bottom_up=bottom_up,
-        in_features=list(bottom_up.output_shape()),
-        out_channels=channels,
-        norm=cfg.MODEL.FPN.NORM,
-        top_block=LastLevelP6P7(channels, channels, in_feature=last),
-        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
-    )
+    return build_fpn_p6p7(cfg, build_timm_backbone(cfg, input_shape))
 
 
 def add_timm_config(cfg) -> None:

@@ -29,7 +29,7 @@ from openvocab.text import BertTextEncoder
 
 BLOCKS = 6
 
-box_coder = L(Box2BoxTransform)(weights=(10.0, 10.0, 5.0, 5.0), scale_clamp=4.135166556742356)  # log(1000 / 16)
+box_coder = L(Box2BoxTransform)(weights=(10.0, 10.0, 5.0, 5.0))
 
 
 def fused_block(num_blocks: int):
