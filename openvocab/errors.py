@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 
 
@@ -73,6 +74,7 @@ def cli_main(main: Callable[[], int | None]) -> None:
     `OPENVOCAB_DEBUG=1` to see the traceback. Ctrl-C leaves with 130.
     """
     try:
+        _quiet()
         code = main() or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -83,3 +85,12 @@ def cli_main(main: Callable[[], int | None]) -> None:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         code = 2
     sys.exit(code)
+
+
+def _quiet() -> None:
+    """Hide what torch tells developers of detectron2, unless warnings were asked for (`python -W`, PYTHONWARNINGS)."""
+    if sys.warnoptions or os.environ.get("OPENVOCAB_DEBUG") == "1":
+        return
+    for kind in (FutureWarning, DeprecationWarning):
+        warnings.filterwarnings("ignore", category=kind, module=r"torch(\.|$)")
+    warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,9 @@ from openvocab.detections import Detections
 from openvocab.errors import ConfigError, InputError, PromptError, VocabularyError, WeightsError, nearest
 from openvocab.io import WeightFile, load_into, load_weights
 from openvocab.media import ImageLike, to_rgb
+from openvocab.modeling.plug import set_class_embeddings
 from openvocab.prompting import Caption, chunk_names, noun_phrases
+from openvocab.text import TextEmbeddings, load_text_embeddings
 from openvocab.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -41,7 +43,8 @@ class Predictor:
     """A detector ready to be asked.
 
     The model encodes a vocabulary's text once and keeps it; the predictor keeps only how a long vocabulary was cut into prompts.
-    Each part of a long vocabulary is a run of its own over the picture.
+    Each part of a long vocabulary is a run of its own over the picture, unless the model cuts vocabularies itself (`name_chunks`)
+    and shares between the parts what needs no words.
 
     Args:
         model: honours the house's model contract (see DESIGN.md). It is put into evaluation mode.
@@ -49,6 +52,8 @@ class Predictor:
         score_threshold: weaker detections are left out.
         max_detections: most detections a picture where a vocabulary is asked in several prompts; else the model's own limit.
         vocabulary: names to look for when a call brings no text; by default the model's own.
+        embed: names to text embeddings (K, D), for a model that has no text encoder and takes class embeddings
+            (`set_class_embeddings`, or a `SimilarityClassifier` in a stock head): `TextEmbeddings.select` looks them up in a file.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class Predictor:
         score_threshold: float = DEFAULT_THRESHOLD,
         max_detections: int = 100,
         vocabulary: Vocabulary | None = None,
+        embed: Callable[[Vocabulary], torch.Tensor] | None = None,
     ) -> None:
         if not 0 <= score_threshold <= 1:
             raise ConfigError(f"score_threshold={score_threshold} must lie between 0 and 1")
@@ -66,6 +72,8 @@ class Predictor:
         self.augmentations = T.AugmentationList(list(augmentations))
         self.score_threshold, self.max_detections = float(score_threshold), int(max_detections)
         self.vocabulary = vocabulary if vocabulary is not None else getattr(model, "vocabulary", None)
+        self.embed = embed
+        self.dataset: str | None = None
         self._plans: OrderedDict[Vocabulary, list[list[int]]] = OrderedDict()
 
     def set_vocabulary(self, vocabulary: Vocabulary | Sequence[str] | str) -> None:
@@ -76,8 +84,27 @@ class Predictor:
             PromptError: if one name alone is over the text encoder's token budget.
         """
         vocabulary = Vocabulary.coerce(vocabulary)
+        if self.embed is not None:
+            self.embed(vocabulary)
         self._parts(vocabulary)
         self.vocabulary = vocabulary
+
+    def set_dataset(self, name: str | None) -> None:
+        """Look as a data set that the model knows does, from now on: for its names, unless a call brings others, with its boxes.
+
+        Args:
+            name: of the data set; None: of none, with the names as they are.
+
+        Raises:
+            ConfigError: for a model that knows no data sets.
+            DataError: for one that it does not know.
+        """
+        if name is not None:
+            find = getattr(self.model, "vocabulary_of", None)
+            if not callable(find):
+                raise ConfigError(f"this {type(self.model).__name__} knows no data sets, so it cannot look as '{name}' does")
+            self.set_vocabulary(find(name))
+        self.dataset = name
 
     def __call__(self, image: ImageLike, text: Text = None) -> Detections:
         """Detect in one picture.
@@ -143,9 +170,14 @@ class Predictor:
         return text if isinstance(text, Caption) else Vocabulary.coerce(text)
 
     def _parts(self, words: Vocabulary) -> list[list[int]]:
-        """Places of the names of each prompt; several prompts where one would be over the text encoder's budget."""
+        """Places of the names of each prompt; several prompts where one would be over the text encoder's budget.
+
+        A model that says `joins_names = False` embeds each name on its own: then there is no budget to keep.
+        """
+        if hasattr(self.model, "name_chunks"):
+            return self.model.name_chunks(words)
         encoder = getattr(self.model, "text_encoder", None)
-        if encoder is None:
+        if encoder is None or not getattr(self.model, "joins_names", True):
             return [list(range(len(words)))]
         if words not in self._plans:
             budget, separator = max(encoder.max_tokens - RESERVED_TOKENS, 1), getattr(self.model, "separator", ". ")
@@ -164,10 +196,26 @@ class Predictor:
             raise InputError(f"a picture of {width} x {height} pixels is too narrow for this model's resize: {error}") from error
         resized = aug.image if getattr(self.model, "input_format", "RGB") == "RGB" else aug.image[:, :, ::-1]
         image = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-        return {"image": image, "height": height, "width": width}
+        whose = {} if self.dataset is None else {"dataset": self.dataset}
+        return {"image": image, "height": height, "width": width, **whose}
+
+    def _run_embedded(self, pictures: list[np.ndarray], words: list[Vocabulary | Caption]) -> list[Detections]:
+        """Set the class embeddings of each vocabulary, and run its pictures together."""
+        caption = next((w for w in words if isinstance(w, Caption)), None)
+        if caption is not None:
+            raise PromptError(f"this model compares regions with names and reads no sentence; pass names, not '{caption.text}'")
+        results: dict[int, Detections] = {}
+        for text in dict.fromkeys(words):
+            places = [i for i, w in enumerate(words) if w == text]
+            give_embeddings(self.model, self.embed(text))
+            for i, output in zip(places, self.model([self._input(pictures[i]) for i in places]), strict=True):
+                results[i] = self._finish(pictures[i], text, [output["instances"].to("cpu")])
+        return [results[i] for i in range(len(pictures))]
 
     @torch.no_grad()
     def _run(self, pictures: list[np.ndarray], words: list[Vocabulary | Caption]) -> list[Detections]:
+        if self.embed is not None:
+            return self._run_embedded(pictures, words)
         asked: list[tuple[int, list[int] | None, dict]] = []
         for i, (pixels, text) in enumerate(zip(pictures, words, strict=True)):
             base = self._input(pixels)
@@ -175,9 +223,10 @@ class Predictor:
                 asked.append((i, None, {**base, "caption": text}))
                 continue
             parts = self._parts(text)
-            for part in parts:
-                whole = len(parts) == 1
-                asked.append((i, None if whole else part, {**base, "vocabulary": text if whole else text.subset(part)}))
+            if len(parts) == 1 or hasattr(self.model, "name_chunks"):
+                asked.append((i, None, {**base, "vocabulary": text}))
+            else:
+                asked += [(i, part, {**base, "vocabulary": text.subset(part)}) for part in parts]
         found: list[list[Instances]] = [[] for _ in pictures]
         for start in range(0, len(asked), len(pictures)):
             group = asked[start : start + len(pictures)]
@@ -187,7 +236,7 @@ class Predictor:
 
     def _finish(self, pixels: np.ndarray, words: Vocabulary | Caption, parts: list[Instances]) -> Detections:
         found = parts[0] if len(parts) == 1 else Instances.cat(parts)
-        if len(parts) > 1:
+        if isinstance(words, Vocabulary) and len(self._parts(words)) > 1:
             found = found[found.scores.argsort(descending=True, stable=True)[: self.max_detections]]
         found = found[found.scores >= self.score_threshold]
         extra = {"caption": words.text, "phrases": words.phrases} if isinstance(words, Caption) else {}
@@ -199,6 +248,19 @@ def _replaced(found: Instances, part: list[int] | None) -> Instances:
     if part is not None:
         found.pred_classes = torch.as_tensor(part)[found.pred_classes]
     return found
+
+
+def give_embeddings(model: nn.Module, embeddings: torch.Tensor) -> None:
+    """Set class embeddings (K, D): by the model's own `set_class_embeddings`, else those of its similarity classifiers.
+
+    Raises:
+        VocabularyError: if they do not fit, or the model has no place for them.
+    """
+    own = getattr(model, "set_class_embeddings", None)
+    if callable(own):
+        own(embeddings)
+    else:
+        set_class_embeddings(model, embeddings)
 
 
 def resize_of(cfg: DictConfig) -> list[T.Augmentation | T.Transform]:
@@ -235,6 +297,8 @@ def load_predictor(
     weights: str | Path | None = None,
     score_threshold: float | None = None,
     overrides: Sequence[str] = (),
+    embeddings: str | Path | TextEmbeddings | None = None,
+    dataset: str | None = None,
 ) -> Predictor | RegionClassifier:
     """Return a predictor for a model of the zoo, or for a config.
 
@@ -244,13 +308,21 @@ def load_predictor(
         weights: a weight file instead of the zoo's; for a config, instead of its `train.init_checkpoint`.
         score_threshold: weaker detections are left out; 0.3 by default. 0 keeps all that the model returns.
         overrides: changes to the config, such as "model.prior=null".
+        embeddings: text embeddings with their names (see `openvocab.text.load_text_embeddings`), for a model that takes class
+            embeddings and has no text encoder of its own; these names and no others can then be asked for.
+        dataset: one that the model knows, from its config or its weights; see `Predictor.set_dataset`.
 
     Raises:
         ConfigError: for an unknown name, device or override.
         WeightsError: for weights that are missing, unsafe, or of another architecture.
+        VocabularyError: for embeddings of another width, or that do not know their names.
+        DataError: for a data set that the model does not know.
     """
     where, name = choose_device(device), str(name).removeprefix("zoo://")
+    table = load_text_embeddings(embeddings) if isinstance(embeddings, (str, Path)) else embeddings
     if name == "bridge":
+        if table is not None or dataset is not None:
+            raise ConfigError("'bridge' has a text encoder of its own and knows no data sets; it takes no embeddings or dataset")
         from openvocab.regions import load_bridge
 
         return load_bridge(device=where, weights=weights, score_threshold=score_threshold, overrides=overrides)
@@ -266,12 +338,18 @@ def load_predictor(
         _fill(model, content, str(weights))
     elif any(p.requires_grad for p in model.parameters()):
         logger.warning("the config '%s' names no weights, so its model is random; pass weights=PATH", name)
-    return Predictor(
+    predictor = Predictor(
         model=model,
         augmentations=resize_of(cfg),
         score_threshold=DEFAULT_THRESHOLD if score_threshold is None else score_threshold,
-        vocabulary=_vocabulary_of(content, entry),
+        vocabulary=_vocabulary_of(content, entry) if table is None else table.vocabulary,
+        embed=None if table is None else table.select,
     )
+    if table is not None:
+        give_embeddings(model, table.vectors)  # a width that does not fit is an error now, not at the first picture
+    if dataset is not None:
+        predictor.set_dataset(dataset)
+    return predictor
 
 
 def _known(name: str) -> str:

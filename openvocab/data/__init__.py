@@ -2,7 +2,7 @@
 
 from .budget import BadSampleBudget
 from .catalog import datasets_root, ensure_registered, get_records, get_vocabulary
-from .folders import register_coco_folder, register_from_yaml
+from .folders import register_coco_folder, register_from_yaml, register_grounding_folder
 from .image import read_image
 from .known_sets import register_odinw, register_shared
 from .loader import TrainLoader, TrainSource, build_test_loader, build_train_loader
@@ -25,6 +25,7 @@ __all__ = [
     "read_image",
     "register_coco_folder",
     "register_from_yaml",
+    "register_grounding_folder",
     "register_odinw",
     "register_shared",
 ]

@@ -80,19 +80,34 @@ def _polygons(annotation: dict, transforms: T.TransformList, box: np.ndarray) ->
     return [p.reshape(-1) for p in transforms.apply_polygons(usable)], False
 
 
-def _bitmask(annotation: dict, transforms: T.TransformList, before: tuple[int, int]) -> np.ndarray | None:
+def decode_mask(segmentation: dict | list, size: tuple[int, int]) -> np.ndarray:
+    """Return COCO's polygons or run lengths as (H, W) bool; `size` is (H, W).
+
+    Raises:
+        DataError: if they cannot be decoded, or the run lengths are of another size.
+    """
     import pycocotools.mask as coco_mask
 
+    try:
+        if isinstance(segmentation, dict):
+            runs = segmentation
+            if isinstance(runs.get("counts"), list):
+                runs = coco_mask.frPyObjects(runs, *runs["size"])
+        else:
+            runs = coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
+        mask = coco_mask.decode(runs).astype(bool)
+    except (TypeError, ValueError, KeyError, IndexError) as error:
+        raise DataError(f"an annotation's mask cannot be decoded: {error}") from error
+    if mask.shape != tuple(size):
+        raise DataError(f"an annotation's mask is of {mask.shape} (height, width), its picture of {tuple(size)}")
+    return mask
+
+
+def _bitmask(annotation: dict, transforms: T.TransformList, before: tuple[int, int]) -> np.ndarray | None:
     segmentation = annotation.get("segmentation")
     if not segmentation:
         return None
-    if isinstance(segmentation, dict):
-        runs = segmentation
-        if isinstance(runs.get("counts"), list):
-            runs = coco_mask.frPyObjects(runs, *runs["size"])
-    else:
-        runs = coco_mask.merge(coco_mask.frPyObjects(segmentation, *before))
-    return transforms.apply_segmentation(coco_mask.decode(runs).astype(np.uint8)).astype(bool)
+    return transforms.apply_segmentation(decode_mask(segmentation, before).astype(np.uint8)).astype(bool)
 
 
 def masks_of(
@@ -119,10 +134,7 @@ def masks_of(
     masks = np.zeros((len(moved.sources), *after), dtype=bool)
     rectangle = torch.zeros(len(moved.sources), dtype=torch.bool)
     for i, (annotation, box) in enumerate(zip(moved.sources, moved.boxes, strict=True)):
-        try:
-            mask = _bitmask(annotation, transforms, before)
-        except (TypeError, ValueError, KeyError, IndexError) as error:
-            raise DataError(f"an annotation's mask cannot be decoded: {error}") from error
+        mask = _bitmask(annotation, transforms, before)
         if mask is None:
             left, top, right, bottom = (int(round(float(v))) for v in box)
             masks[i, top:bottom, left:right] = True

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable
 
 from openvocab.errors import DataError
 
 _SHOWN = 20
+STRICT_ENV = "OPENVOCAB_STRICT"
+"""Set to 1, budgets allow nothing; `tools/train_net.py --strict` sets it for all processes of a run."""
 logger = logging.getLogger(__name__)
 
 
@@ -17,7 +20,7 @@ class BadSampleBudget:
     Args:
         fraction: of a data set's entries that may be bad; 0.1 % by default.
         at_least: bad entries that are always allowed, so that one broken file does not stop a small set.
-        strict: stop at the first.
+        strict: stop at the first; also where the variable OPENVOCAB_STRICT is 1.
 
     Raises:
         DataError: for a fraction outside 0..1 or a negative count.
@@ -30,7 +33,8 @@ class BadSampleBudget:
 
     def allowed(self, total: int) -> int:
         """Bad entries allowed among `total`: max(at_least, floor(fraction * total)), or 0 when strict."""
-        return 0 if self.strict else max(self.at_least, int(self.fraction * total))
+        strict = self.strict or os.environ.get(STRICT_ENV) == "1"
+        return 0 if strict else max(self.at_least, int(self.fraction * total))
 
     def counter(self, what: str, total: int) -> BadCounter:
         """Return a fresh count for `what` (words for the messages) of `total` entries."""

@@ -18,12 +18,14 @@ from openvocab.vocabulary import Vocabulary
 
 from .coco_json import load_coco_records, read_coco, sorted_categories
 from .grounding import load_mdetr_records, load_odvg_records
+from .phrasecut import load_phrasecut_records
 
 ROOT_ENV = "DETECTRON2_DATASETS"
 READERS: dict[str, Callable[..., list[dict]]] = {
     "coco": load_coco_records,
     "mdetr": load_mdetr_records,
     "odvg": load_odvg_records,
+    "phrasecut": load_phrasecut_records,
 }
 
 
@@ -37,7 +39,8 @@ class Entry:
         images: the folder of its pictures.
         vocabulary: names in order of the sorted category ids; None: those of the json.
         captions: a COCO captions json, or None.
-        reader: "coco", "mdetr" or "odvg".
+        masks: a COCO json that lends its masks to an "mdetr" set, or None.
+        reader: "coco", "mdetr", "odvg" or "phrasecut".
         evaluator_type: for detectron2.
         automatic: found by its name, so that a change of the environment may move it.
     """
@@ -47,13 +50,14 @@ class Entry:
     images: Path
     vocabulary: Vocabulary | None = None
     captions: Path | None = None
+    masks: Path | None = None
     reader: str = "coco"
     evaluator_type: str = "coco"
     automatic: bool = False
 
     def load(self) -> list[dict]:
         """Read the records."""
-        more = {"captions": self.captions} if self.reader == "coco" else {}
+        more = {"coco": {"captions": self.captions}, "mdetr": {"masks": self.masks}}.get(self.reader, {})
         return READERS[self.reader](self.annotations, self.images, self.name, **more)
 
 

@@ -101,7 +101,7 @@ def _image_record(image: object, folder: Path, name: str, path: Path) -> dict:
             f"{path}: the image '{image.get('file_name')}' has no usable id, height or width: {image!r:.160}"
         )
     record = {"file_name": file_name, "height": sizes[0], "width": sizes[1], "image_id": image["id"], "annotations": []}
-    for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+    for key in ("pos_category_ids", "neg_category_ids", "not_exhaustive_category_ids"):
         if key in image:
             record[key] = image[key]
     return {**record, "dataset_source": name}

@@ -1,4 +1,4 @@
-"""Registering COCO-json folders: by one call, or by one line of a yaml file."""
+"""Registering folders: COCO json by one call or by one line of a yaml file, grounding files by one call."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from openvocab.errors import DataError, VocabularyError, nearest
 from openvocab.vocabulary import Vocabulary
 
-from .catalog import ROOT_ENV, Entry, datasets_root, get_vocabulary, is_registered, register, unregister
+from .catalog import READERS, ROOT_ENV, Entry, datasets_root, get_vocabulary, is_registered, register, unregister
 
 
 def _as_vocabulary(value: Vocabulary | Sequence[str] | str | Path | None, folder: Path) -> Vocabulary | None:
@@ -66,6 +66,40 @@ def register_coco_folder(
     except (DataError, VocabularyError):
         unregister(name)
         raise
+
+
+def register_grounding_folder(
+    name: str,
+    *,
+    annotations: str | Path,
+    images: str | Path = "images",
+    root: str | Path | None = None,
+    masks: str | Path | None = None,
+    reader: str = "mdetr",
+) -> None:
+    """Register sentences whose phrases have boxes, and maybe masks, under `name`.
+
+    Args:
+        name: for configs and detectron2's catalogs.
+        annotations: the file, below `root`.
+        images: the folder of pictures, below `root`.
+        root: as for `register_coco_folder`.
+        masks: a COCO json below `root` that lends its masks to an "mdetr" file (see `load_mdetr_records`).
+        reader: "mdetr", "odvg" or "phrasecut".
+
+    Raises:
+        DataError: for an unknown reader, a file that is missing, or a name that is already taken.
+    """
+    readers = [r for r in READERS if r != "coco"]
+    if reader not in readers:
+        raise DataError(f"reader='{reader}' is unknown.{nearest(reader, readers)} Readers: {', '.join(readers)}")
+    folder = datasets_root() / Path(root or "").expanduser()
+    more = {"masks": None if masks is None else folder / masks, "reader": reader}
+    entry = Entry(name=name, annotations=folder / annotations, images=folder / images, **more)
+    for path in (entry.annotations, entry.images, entry.masks):
+        if path is not None and not path.exists():
+            raise DataError(f"data set '{name}': there is no {path}; check root='{root}' and {ROOT_ENV} ('{datasets_root()}')")
+    register(entry)
 
 
 def register_from_yaml(path: str | Path) -> list[str]:

@@ -1,8 +1,8 @@
 """Grounding sets: sentences whose phrases have boxes.
 
-Three file formats are read into the same dict: detectron2's, plus "caption" (str) and "phrases" (for each phrase its
-character spans [start, end) in the caption); an annotation's "category_id" is the position of its phrase. A box that
-several phrases speak of is there once for each.
+Three file formats, and PhraseCut's own (see `phrasecut`), are read into the same dict: detectron2's, plus "caption" (str) and
+"phrases" (for each phrase its character spans [start, end) in the caption); an annotation's "category_id" is the position of
+its phrase. A box that several phrases speak of is there once for each.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def _as_spans(value: object, caption: str) -> Spans:
     return spans
 
 
-class _Record:
-    """Collects the phrases and boxes of one sentence."""
+class SentenceRecord:
+    """Collects the phrases and boxes of one sentence; `finish` gives the dict."""
 
     def __init__(
         self, *, file_name: str, height: int, width: int, image_id: int | str, caption: str, name: str
@@ -49,16 +49,24 @@ class _Record:
         self.base = {"file_name": file_name, "height": height, "width": width, "image_id": image_id, "caption": caption}
         self.name, self.phrases, self.annotations = name, {}, []
 
-    def add(self, spans: Spans, box: Sequence[float], mode: BoxMode, crowd: bool = False) -> None:
+    def add(
+        self, spans: Spans, box: Sequence[float], mode: BoxMode, crowd: bool = False, mask: dict | list | None = None
+    ) -> None:
         phrase = self.phrases.setdefault(spans, len(self.phrases))
-        self.annotations.append({"bbox": list(box), "bbox_mode": mode, "category_id": phrase, "iscrowd": int(crowd)})
+        annotation = {"bbox": list(box), "bbox_mode": mode, "category_id": phrase, "iscrowd": int(crowd)}
+        self.annotations.append({**annotation, "segmentation": mask} if mask else annotation)
 
     def finish(self) -> dict:
         phrases = [[list(s) for s in spans] for spans in self.phrases]
         return {**self.base, "phrases": phrases, "annotations": self.annotations, "dataset_source": self.name}
 
 
-def _sentence(image: object, folder: Path, name: str, path: Path) -> _Record:
+def new_sentence(image: object, folder: Path, name: str, path: Path) -> SentenceRecord:
+    """Return an empty record for an image entry with "caption", "height", "width", "file_name" (or "filename") and maybe "id".
+
+    Raises:
+        DataError: if one of them is missing or cannot be used; `path` is named as the file it comes from.
+    """
     if not isinstance(image, dict) or not isinstance(image.get("caption"), str) or not image["caption"].strip():
         raise DataError(f"{path}: the image entry {image!r:.120} has no caption")
     sizes = image.get("height"), image.get("width")
@@ -66,20 +74,28 @@ def _sentence(image: object, folder: Path, name: str, path: Path) -> _Record:
         raise DataError(f"{path}: the image '{image.get('file_name')}' has no usable height or width")
     file_name = safe_join(folder, image.get("file_name", image.get("filename")))
     image_id = image.get("id", file_name)
-    return _Record(
+    return SentenceRecord(
         file_name=file_name, height=sizes[0], width=sizes[1], image_id=image_id, caption=image["caption"], name=name
     )
 
 
 def load_mdetr_records(
-    annotations: Path, images: Path, name: str, *, budget: BadSampleBudget | None = None
+    annotations: Path,
+    images: Path,
+    name: str,
+    *,
+    masks: Path | None = None,
+    budget: BadSampleBudget | None = None,
 ) -> list[dict]:
-    """Read a json in MDETR's form (Flickr30k Entities "separateGT", RefCOCO/+/g, GoldG): one image entry a sentence.
+    """Read a json in MDETR's form (Flickr30k Entities "separateGT", RefCOCO/+/g, PhraseCut, GoldG): one image entry a sentence.
 
     Args:
-        annotations: the json; boxes XYWH with "tokens_positive", character spans in the image entry's "caption".
+        annotations: the json; boxes XYWH with "tokens_positive", character spans in the image entry's "caption", and maybe
+            "segmentation".
         images: the folder its file names are relative to.
         name: goes into "dataset_source".
+        masks: a COCO json whose masks belong to the annotations without their own, by "original_id" (RefCOCO/+/g, whose
+            files have boxes only).
         budget: how many broken annotations are skipped.
 
     Returns:
@@ -91,20 +107,21 @@ def load_mdetr_records(
     content = read_coco(annotations)
     records = {}
     for image in content["images"]:
-        record = _sentence(image, images, name, annotations)
+        record = new_sentence(image, images, name, annotations)
         if image.get("tokens_positive_eval"):
             record.base["phrases_eval"] = image["tokens_positive_eval"]
         records[record.base["image_id"]] = record
+    borrowed = {} if masks is None else {a.get("id"): a.get("segmentation") for a in read_coco(masks)["annotations"]}
     bad = (budget or BadSampleBudget()).counter(f"the annotations of '{name}'", len(content["annotations"]))
     for number, raw in enumerate(content["annotations"]):
         try:
-            _add_mdetr(raw, records)
+            _add_mdetr(raw, records, borrowed)
         except DataError as error:
             bad.add(str(number), f"annotation number {number}: {error}")
     return [r.finish() for r in records.values()]
 
 
-def _add_mdetr(raw: object, records: dict[object, _Record]) -> None:
+def _add_mdetr(raw: object, records: dict[object, SentenceRecord], masks: dict) -> None:
     if not isinstance(raw, dict) or raw.get("image_id") not in records:
         raise DataError(f"{raw!r:.60} belongs to no image")
     record, wrong = records[raw["image_id"]], check_box(raw.get("bbox"))
@@ -113,7 +130,8 @@ def _add_mdetr(raw: object, records: dict[object, _Record]) -> None:
     if wrong:
         raise DataError(wrong)
     spans = _as_spans(raw.get("tokens_positive"), record.base["caption"])
-    record.add(spans, raw["bbox"], BoxMode.XYWH_ABS, bool(raw.get("iscrowd", 0)))
+    mask = raw.get("segmentation") or masks.get(raw.get("original_id"))
+    record.add(spans, raw["bbox"], BoxMode.XYWH_ABS, bool(raw.get("iscrowd", 0)), mask)
 
 
 def find_phrase(phrase: str, caption: str) -> Spans:
@@ -159,7 +177,7 @@ def load_odvg_records(
         grounding = row.get("grounding") if isinstance(row, dict) else None
         if not isinstance(grounding, dict):
             raise DataError(f"{annotations}, line {number}: no 'grounding' part; register detection data as COCO json")
-        record = _sentence(
+        record = new_sentence(
             {**row, "caption": grounding.get("caption"), "id": row.get("id", number)}, images, name, annotations
         )
         for region in grounding.get("regions", []):
@@ -171,7 +189,7 @@ def load_odvg_records(
     return records
 
 
-def _add_region(region: object, record: _Record) -> None:
+def _add_region(region: object, record: SentenceRecord) -> None:
     box = region.get("bbox") if isinstance(region, dict) else None
     wrong = check_box(box)
     if wrong not in (None, "empty"):

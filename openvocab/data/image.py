@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from openvocab.errors import InputError
 MAX_PIXELS = 178_956_970
 """Most pixels of a picture: where Pillow itself calls a file a decompression bomb."""
 FORMATS = ("RGB", "BGR")
+DECODERS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+"""Formats that are read, whatever a file's name. Pillow knows more: for EPS it starts another program."""
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 _EXIF_ORIENTATION = 0x0112
 _UNREADABLE = (
@@ -28,18 +32,25 @@ _UNREADABLE = (
 )
 
 
+@cache
+def _decoders() -> list[str]:
+    """Return those of `DECODERS` that this Pillow has."""
+    Image.init()
+    return [name for name in DECODERS if name in Image.OPEN]
+
+
 def _open(path: Path) -> Image.Image:
     if not path.is_file():
         raise InputError(f"there is no picture {path}")
     try:
-        return Image.open(path)
+        return Image.open(path, formats=_decoders())
     except Image.DecompressionBombError as error:
         raise InputError(f"the picture {path} is too large to be opened safely: {error}") from error
     except _UNREADABLE as error:
         raise InputError(f"the file {path} is no picture that can be read: {error}") from error
 
 
-def _as_rgb(image: Image.Image, path: Path) -> np.ndarray:
+def _as_rgb(image: Image.Image, path: Path | str) -> np.ndarray:
     """Return (H, W, 3) uint8 RGB; 16 bits a channel are scaled to 8 (Pillow alone would clip them to 255)."""
     if image.mode.startswith("I") or image.mode == "F":
         grey = np.asarray(image).astype(np.float64)
@@ -63,8 +74,18 @@ def _upright(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
+def stored_size(path: str | Path) -> tuple[int, int]:
+    """Return (width, height) of a picture as it is stored, from its header alone.
+
+    Raises:
+        InputError: if the file is missing or no picture.
+    """
+    with _open(Path(path)) as image:
+        return image.size
+
+
 def upright_size(path: str | Path) -> tuple[int, int]:
-    """Return (width, height) of a picture after turning it as EXIF says, from its header alone.
+    """Return (width, height) of a picture after turning it as EXIF says (a png is decoded for it: its EXIF may stand last).
 
     Raises:
         InputError: if the file is missing or no picture.
@@ -93,18 +114,54 @@ def read_image(path: str | Path, image_format: str = "RGB", *, size: tuple[int, 
         InputError: if the file is missing, damaged, cut short, too large, no picture, or not of the given size.
     """
     path = Path(path)
+    _check_format(image_format)
+    with _open(path) as image:
+        pixels = _pixels(image, path, size)
+    return pixels if image_format == "RGB" else pixels[:, :, ::-1]
+
+
+def decode_image(content: bytes, name: str, image_format: str = "RGB") -> np.ndarray:
+    """Read a picture from the bytes of its file, as `read_image` does.
+
+    Args:
+        content: the file, such as a member of a tar archive.
+        name: for messages.
+        image_format: "RGB" or "BGR".
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        InputError: as `read_image`.
+    """
+    _check_format(image_format)
+    try:
+        image = Image.open(io.BytesIO(content), formats=_decoders())
+    except Image.DecompressionBombError as error:
+        raise InputError(f"the picture {name} is too large to be opened safely: {error}") from error
+    except _UNREADABLE as error:
+        raise InputError(f"{name} is no picture that can be read: {error}") from error
+    with image:
+        pixels = _pixels(image, name, None)
+    return pixels if image_format == "RGB" else pixels[:, :, ::-1]
+
+
+def _check_format(image_format: str) -> None:
     if image_format not in FORMATS:
         raise InputError(f"image_format {image_format!r} is not one of {FORMATS}")
-    with _open(path) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise InputError(f"the picture {path} has {image.width} x {image.height} pixels, more than {MAX_PIXELS}")
-        try:
-            pixels = _as_rgb(_upright(image, size), path)
-        except InputError:
-            raise
-        except _UNREADABLE as error:
-            raise InputError(f"the picture {path} is damaged or cut short: {error}") from error
+
+
+def _pixels(image: Image.Image, path: Path | str, size: tuple[int, int] | None) -> np.ndarray:
+    """Return (H, W, 3) uint8 RGB of an opened picture."""
+    if image.width * image.height > MAX_PIXELS:
+        raise InputError(f"the picture {path} has {image.width} x {image.height} pixels, more than {MAX_PIXELS}")
+    try:
+        pixels = _as_rgb(_upright(image, size), path)
+    except InputError:
+        raise
+    except _UNREADABLE as error:
+        raise InputError(f"the picture {path} is damaged or cut short: {error}") from error
     if size is not None and pixels.shape[:2] != tuple(size):
         found = f"{pixels.shape[1]} x {pixels.shape[0]}"
         raise InputError(f"the picture {path} is {found} (width x height), its record says {size[1]} x {size[0]}")
-    return pixels if image_format == "RGB" else pixels[:, :, ::-1]
+    return pixels

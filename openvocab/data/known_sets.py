@@ -21,8 +21,10 @@ ODINW_SPLITS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
 _COCO = re.compile(r"coco_(2014|2017)_(train|val|minival|val_100)")
 _LVIS = re.compile(r"lvis_v1_(train|val|minival)")
 _OBJECTS365 = re.compile(r"objects365_(train|val)")
+_OPENIMAGES = re.compile(r"oid_(train|val_expanded)")
 _FLICKR = re.compile(r"flickr30k_(train|val|test)")
-_REFCOCO = re.compile(r"(refcoco|refcoco\+|refcocog)_(train|val|test|testA|testB)")
+_REFCOCO = re.compile(r"(refcoco|refcoco\+|refcocog)_(train|val|test|testA|testB)(_masks)?")
+_PHRASECUT = re.compile(r"phrasecut_(train|val|test|miniv)")
 
 
 def _shared_places() -> list[Path]:
@@ -65,16 +67,24 @@ def _benchmark_entry(name: str, root: Path) -> Entry | None:
     if match := _OBJECTS365.fullmatch(name):
         folder = root / "objects365"
         return _entry(name, folder / f"annotations/zhiyuan_objv2_{match[1]}.json", folder / match[1], None)
+    if match := _OPENIMAGES.fullmatch(name):  # as UniDet and Detic lay it out: the 500 classes of the 2019 challenge
+        file = f"oid_challenge_2019_{'train_bbox' if match[1] == 'train' else match[1]}.json"
+        images = root / ("oid/images" if match[1] == "train" else "oid/images/validation")
+        return _entry(name, root / "oid/annotations" / file, images, "openimages")
     if match := _FLICKR.fullmatch(name):
         file = root / f"mdetr_annotations/final_flickr_separateGT_{match[1]}.json"
         return _entry(name, file, root / f"flickr30k/flickr30k_images/{match[1]}", None, reader="mdetr")
     if match := _REFCOCO.fullmatch(name):
         file = root / f"mdetr_annotations/finetune_{match[1]}_{match[2]}.json"
-        return _entry(name, file, root / "coco/train2014", None, reader="mdetr")
+        masks = root / "coco/annotations/instances_train2014.json" if match[3] else None  # MDETR's files have boxes only
+        return _entry(name, file, root / "coco/train2014", None, reader="mdetr", masks=masks)
+    if match := _PHRASECUT.fullmatch(name):
+        folder = root / "VGPhraseCut_v0"
+        return _entry(name, folder / f"refer_{match[1]}.json", folder / "images", None, reader="phrasecut")
     return None
 
 
-def _entry(name: str, annotations: Path, images: Path, vocabulary: str | None, **more: str) -> Entry:
+def _entry(name: str, annotations: Path, images: Path, vocabulary: str | None, **more: str | Path | None) -> Entry:
     words = Vocabulary.builtin(vocabulary) if vocabulary else None
     return Entry(name=name, annotations=annotations, images=images, vocabulary=words, automatic=True, **more)
 

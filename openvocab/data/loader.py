@@ -96,6 +96,7 @@ def build_train_loader(
     num_workers: int = 0,
     seed: int = 0,
     aspect_ratio_grouping: bool = True,
+    stream: Callable[..., SampleStream] = SampleStream,
 ) -> TrainLoader:
     """Build the endless loader of a mixture of data sets.
 
@@ -109,6 +110,7 @@ def build_train_loader(
         num_workers: reading processes; 0 reads in this one.
         seed: of order and augmentation.
         aspect_ratio_grouping: pictures that lie and pictures that stand get batches of their own.
+        stream: makes the order of samples; called with the arguments of `SampleStream`.
 
     Raises:
         ConfigError: for no sources, numbers that do not fit, or excluded and renamed names that no source has.
@@ -126,17 +128,18 @@ def build_train_loader(
     records = [s.load() for s in sources]
     lying = [[r["width"] > r["height"] for r in rows] for rows in records] if aspect_ratio_grouping else None
 
-    stream = partial(
-        SampleStream,
+    order = partial(
+        stream,
         sizes=[len(r) for r in records],
         weights=[s.weight for s in sources],
         batch_size=total_batch_size,
         seed=seed,
         lying=lying,
+        repeats=[s.repeats(r) for s, r in zip(sources, records, strict=True)],
     )
     dataset = Samples(sources, records, lying, seed)
     budgets = [s.skip.counter(f"'{s.name}'", len(r)) for s, r in zip(sources, records, strict=True)]
-    return TrainLoader(dataset=dataset, stream=stream, budgets=budgets, num_workers=num_workers, share=(rank, world))
+    return TrainLoader(dataset=dataset, stream=order, budgets=budgets, num_workers=num_workers, share=(rank, world))
 
 
 class _Mapped(Dataset):

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from detectron2.data import transforms as T
+from detectron2.data.detection_utils import transform_proposals
 from detectron2.structures import Boxes, Instances
 
 from openvocab.errors import ConfigError, DataError
@@ -42,6 +43,8 @@ class DatasetMapper:
             `NameChanges` (ours).
         with_masks: add "gt_masks", and "gt_is_box_mask" (N,) bool, true where the mask is only the box's rectangle.
         mask_format: "polygon" or "bitmask".
+        precomputed_proposal_topk: bring so many of the record's "proposal_boxes" along as "proposals" (detectron2's option of the
+            same name); None: none.
         min_size: boxes narrower or lower than this many pixels after augmentation are left out.
         min_visible: boxes of which a crop leaves less than this share become "ignore_boxes" (ours).
         keep_empty: return training pictures without any box to teach; else None, and the loader takes another.
@@ -69,6 +72,7 @@ class DatasetMapper:
         synonyms: Mapping[str, Sequence[str]] | None = None,
         with_masks: bool = False,
         mask_format: str = "polygon",
+        precomputed_proposal_topk: int | None = None,
         min_size: float = 1.0,
         min_visible: float = 0.2,
         keep_empty: bool = False,
@@ -91,6 +95,7 @@ class DatasetMapper:
             synonyms=synonyms,
         )
         self.with_masks, self.mask_format = with_masks, mask_format
+        self.precomputed_proposal_topk = precomputed_proposal_topk
         self.min_size, self.min_visible, self.keep_empty = float(min_size), float(min_visible), keep_empty
         self.skip = skip or BadSampleBudget()
         self._names: dict[str, tuple[Vocabulary, np.ndarray]] = {}
@@ -103,7 +108,8 @@ class DatasetMapper:
 
         Returns:
             {"image": (3, H, W) uint8 in `image_format`, "height" and "width" of the file, "image_id", "file_name",
-            "dataset", "captions" where the set has them, and "vocabulary" or "caption"}; in training also {"instances":
+            "dataset", "captions" where the set has them, "proposals": Instances with proposal_boxes and objectness_logits if
+            asked for, and "vocabulary" or "caption"}; in training also {"instances":
             gt_boxes XYXY pixels of the augmented picture, gt_classes (positions in the vocabulary's names or the
             caption's phrases), "ignore_boxes": (M, 4) float32 XYXY}. None for a training picture with nothing to teach,
             unless `keep_empty`.
@@ -126,6 +132,7 @@ class DatasetMapper:
         }
         if "captions" in record:
             result["captions"] = list(record["captions"])
+        result |= self._proposals(record, transforms, aug.image.shape[:2])
         if not self.is_train:
             return {**result, **self._what_to_look_for(record)}
         moved = move(annotations, transforms, size, aug.image.shape[:2])
@@ -148,6 +155,13 @@ class DatasetMapper:
         if aug.image.dtype != np.uint8:
             aug.image = np.clip(np.round(aug.image), 0, 255).astype(np.uint8)
         return aug, transforms
+
+    def _proposals(self, record: dict, transforms: T.TransformList, size: tuple[int, int]) -> dict:
+        if self.precomputed_proposal_topk is None or "proposal_boxes" not in record:
+            return {}
+        moved = {k: v for k, v in record.items() if k.startswith("proposal_")}  # detectron2 takes them out of what it is given
+        transform_proposals(moved, size, transforms, proposal_topk=self.precomputed_proposal_topk)
+        return {"proposals": moved["proposals"]}
 
     def _what_to_look_for(self, record: dict) -> dict:
         if "phrases" in record:
@@ -186,6 +200,12 @@ class DatasetMapper:
             return self.vocabulary or get_vocabulary(name)
         except DataError:
             return None
+
+    def teaches(self, record: dict, annotation: dict) -> bool:
+        """Say whether an annotation's class is taught, that is, not excluded."""
+        if "phrases" in record:
+            return True
+        return self._table(record.get("dataset_source", ""))[1][annotation["category_id"]] != ABSENT
 
     def _taught(self, record: dict, moved: Moved) -> tuple[dict, Moved, dict] | None:
         """Return the prompt, what to teach with its places in it, and the boxes to ignore; None if there is nothing."""

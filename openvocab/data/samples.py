@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from detectron2.data import DatasetFromList
+from detectron2.data.samplers import RepeatFactorTrainingSampler
 from torch.utils.data import Dataset
 
 from openvocab.errors import ConfigError, DataError, InputError, OpenVocabError, nearest
@@ -27,6 +29,10 @@ class TrainSource:
         weight: expected share of the samples, relative to the other sources.
         records: the records themselves, for sets that are not registered.
         keep_empty: also draw pictures without annotations; else they are left out beforehand.
+        repeat_threshold: draw pictures of rare classes more often (LVIS: 0.001), see `repeats`; 0: all alike.
+
+    Raises:
+        ConfigError: for a threshold outside 0..1.
     """
 
     def __init__(
@@ -37,7 +43,11 @@ class TrainSource:
         weight: float = 1.0,
         records: Sequence[dict] | None = None,
         keep_empty: bool | None = None,
+        repeat_threshold: float = 0.0,
     ) -> None:
+        if not 0 <= repeat_threshold <= 1:
+            raise ConfigError(f"repeat_threshold={repeat_threshold} is a share of the pictures, 0 to 1")
+        self.repeat_threshold = float(repeat_threshold)
         self.name, self.mapper, self.weight, self._records = name, mapper, float(weight), records
         self.keep_empty = getattr(mapper, "keep_empty", False) if keep_empty is None else keep_empty
         self.skip: BadSampleBudget = getattr(mapper, "skip", None) or BadSampleBudget()
@@ -54,6 +64,18 @@ class TrainSource:
         if not records:
             raise DataError(f"data set '{self.name}' has no pictures with boxes to train on")
         return records
+
+    def repeats(self, records: Sequence[dict]) -> np.ndarray | None:
+        """How often each of the records is drawn: max over its classes c of max(1, sqrt(threshold / f(c))), where f(c) is the share
+        of records with c (Gupta et al. 2019, appendix B.2). Classes that the mapper does not teach, and crowds, do not count.
+        """
+        if not self.repeat_threshold:
+            return None
+        taught = getattr(self.mapper, "teaches", lambda record, annotation: True)
+        slim = [
+            {"annotations": [a for a in r.get("annotations", ()) if not a.get("iscrowd", 0) and taught(r, a)]} for r in records
+        ]
+        return RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(slim, self.repeat_threshold).double().numpy()
 
 
 class Samples(Dataset):

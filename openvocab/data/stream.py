@@ -29,9 +29,11 @@ class SampleStream:
         batch_size: of all processes together.
         seed: of the order.
         lying: for each source, whether each picture is wider than high; None: no grouping.
+        repeats: for each source, how often each index is used (at least 1, fractions on average) before all are used again; None:
+            once.
 
     Raises:
-        DataError: for no sources, an empty one, a negative weight, or no weight above 0.
+        DataError: for no sources, an empty one, a negative weight, no weight above 0, or repeats below 1.
     """
 
     def __init__(
@@ -42,12 +44,18 @@ class SampleStream:
         batch_size: int,
         seed: int,
         lying: Sequence[Sequence[bool]] | None = None,
+        repeats: Sequence[np.ndarray | None] | None = None,
     ) -> None:
         if not sizes or min(sizes) < 1:
             raise DataError(f"a training mixture needs sources with records, got sizes {list(sizes)}")
         if not all(np.isfinite(w) and w >= 0 for w in weights) or sum(weights) <= 0:
             raise DataError(f"weights must be numbers >= 0, at least one above 0, got {list(weights)}")
         self.sizes, self.batch_size, self.seed, self.lying = list(sizes), batch_size, seed, lying
+        self.repeats = [None if r is None else np.asarray(r, dtype=np.float64) for r in repeats or [None] * len(self.sizes)]
+        for size, times in zip(self.sizes, self.repeats, strict=True):
+            if times is not None and (times.shape != (size,) or not np.isfinite(times).all() or times.min() < 1):
+                raise DataError(f"repeats must be {size} numbers, 1 or more, one an index")
+        self.rounds = [n if r is None else round(r.sum()) for n, r in zip(self.sizes, self.repeats, strict=True)]
         self.shares = np.asarray(weights, dtype=np.float64) / sum(weights)
         self.number, self.used = 0, [0] * len(self.sizes)
         self.waiting: list[list[Ticket]] = [[], []]
@@ -62,11 +70,24 @@ class SampleStream:
         return int(self._block[1][number % _BLOCK])
 
     def _index(self, source: int) -> int:
-        epoch, place = divmod(self.used[source], self.sizes[source])
+        epoch, place = divmod(self.used[source], self.rounds[source])
         if self._orders.get(source, (-1,))[0] != epoch:
-            self._orders[source] = epoch, generator(self.seed, "order", source, epoch).permutation(self.sizes[source])
+            self._orders[source] = epoch, self._order(source, generator(self.seed, "order", source, epoch))
         self.used[source] += 1
         return int(self._orders[source][1][place])
+
+    def _order(self, source: int, random: np.random.Generator) -> np.ndarray:
+        """One round of a source's indices, in random order: repeats are rounded down, and the fractions that this leaves decide who
+        is used once more. They lie end to end, under a randomly shifted comb with so many teeth that all rounds are equally long.
+        """
+        repeats, size = self.repeats[source], self.sizes[source]
+        if repeats is None:
+            return random.permutation(size)
+        whole, ends = np.floor(repeats).astype(np.int64), np.cumsum(repeats % 1)
+        count = self.rounds[source] - int(whole.sum())
+        teeth = (np.arange(count) + random.random()) * (ends[-1] / max(count, 1))
+        again = np.minimum(np.searchsorted(ends, teeth, side="right"), size - 1)
+        return random.permutation(np.concatenate([np.repeat(np.arange(size), whole), again]))
 
     def _next(self) -> Ticket:
         source = self._source(self.number)

@@ -30,7 +30,8 @@ class RunState:
 
     A checkpoint holds tensors and plain values only, so that `torch.load(weights_only=True)` reads it: "model" (with a moving
     average: the averaged weights), "raw" (then: the weights being trained), "ema", "optimizer", "scaler", "iteration" (steps
-    done), "data" (position of the training loader), "rng" (of each process), "best", "vocabulary", "config" (yaml text).
+    done), "data" (position of the training loader), "rng" (of each process), "best", "vocabulary", "ledger" (losses not yet
+    logged, of a model that keeps one), "config" (yaml text).
 
     Args:
         model: not wrapped.
@@ -76,6 +77,8 @@ class RunState:
             state["scaler"] = self.scaler.state_dict()
         if hasattr(self.loader, "state_dict"):
             state["data"] = self.loader.state_dict()
+        if hasattr(self.model, "ledger"):
+            state["ledger"] = self.model.ledger.state_dict()
         vocabulary = getattr(self.model, "vocabulary", None)
         if hasattr(vocabulary, "to_dict"):
             state["vocabulary"] = vocabulary.to_dict()
@@ -102,6 +105,8 @@ class RunState:
             self.loader.load_state_dict(state["data"])
         else:
             logger.warning("the training loader cannot say where it stood; it begins anew")
+        if hasattr(self.model, "ledger") and "ledger" in state:
+            self.model.ledger.load_state_dict(state["ledger"])
         self.best, self.rng = dict(state.get("best", {})), list(state.get("rng", []))
         return int(state["iteration"])
 

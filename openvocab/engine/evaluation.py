@@ -23,6 +23,7 @@ from .stopping import StopRequest
 
 logger = logging.getLogger(__name__)
 MEAN = "mean"
+MEANS = ("AP", "AP50", "AP75")
 
 
 @dataclass
@@ -77,7 +78,8 @@ def do_test(
         progress: show a bar; by default when the output is a terminal.
 
     Returns:
-        on rank 0 {name: {"bbox": {"AP50": percent, ...}}, "mean": {"AP", "AP50"}: over the sets that define them}; {} elsewhere.
+        on rank 0 {name: {"bbox": {"AP50": percent, ...}}, "mean": {"AP", "AP50", "AP75": over the sets that define them, "worst":
+        the lowest AP of a set}}; {} elsewhere.
 
     Raises:
         LeftEarly: see `stop`.
@@ -97,8 +99,16 @@ def do_test(
         return {}
     results = {k: v or {} for k, v in results.items()}
     rows = [r["bbox"] for r in results.values() if "bbox" in r]
-    means = {k: mean_of([row[k] for row in rows if k in row]) for k in ("AP", "AP50") if any(k in row for row in rows)}
+    means = mean_row(rows)
     return {**results, **({MEAN: means} if means else {})}
+
+
+def mean_row(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Sum up box results of several sets: means over those that define them, and "worst", the lowest AP; {} where none does."""
+    means = {k: mean_of(row.get(k, math.nan) for row in rows) for k in MEANS}
+    means = {k: v for k, v in means.items() if not math.isnan(v)}
+    lowest = [row["AP"] for row in rows if not math.isnan(row.get("AP", math.nan))]
+    return {**means, **({"worst": min(lowest)} if lowest else {})}
 
 
 def report(results: Mapping, output_dir: Path) -> None:

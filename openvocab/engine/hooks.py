@@ -11,13 +11,14 @@ from detectron2.engine.hooks import IterationTimer, PeriodicWriter
 from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
+from torch import nn
 
 from openvocab.evaluation import flatten
 
 from .checkpoint import BEST, FINAL, Checkpointer, RunState
 from .randomness import untouched_randomness
 
-__all__ = ["EvaluateHook", "IterationTimer", "MemoryHook", "PeriodicWriter", "SaveHook", "build_writers"]
+__all__ = ["DatasetLossHook", "EvaluateHook", "IterationTimer", "MemoryHook", "PeriodicWriter", "SaveHook", "build_writers"]
 
 
 class SaveHook(HookBase):
@@ -89,6 +90,33 @@ class EvaluateHook(HookBase):
             self.state.best = {"metric": self.best_metric, "value": float(value), "iteration": iteration}
             content = {"model": self.state.weights(), "iteration": iteration, "best": dict(self.state.best)}
             self.checkpointer.save(BEST, content | {"config": self.state.config}, tag=False)
+
+
+class DatasetLossHook(HookBase):
+    """Logs each data set's own losses every `period` iterations, and tells them to a loader that listens.
+
+    For models with `dataset_losses()`, a collective call that returns {data set: {"loss_x": value, ...}} of the steps since the
+    last one. A loader listens if it has `observe(losses)`. It stands before what saves checkpoints, so that these know of it.
+
+    Args:
+        model: not wrapped.
+        loader: of training data.
+        period: iterations.
+    """
+
+    def __init__(self, *, model: nn.Module, loader: object, period: int) -> None:
+        self.model, self.loader, self.period = model, loader, period
+
+    def after_step(self) -> None:
+        done = self.trainer.done
+        if done % self.period and done != self.trainer.max_iter:
+            return
+        losses = self.model.dataset_losses()
+        for name, values in losses.items():  # without "loss" in its name: the printed line would not end
+            row = {f"data set {name}/{key.removeprefix('loss_')}": value for key, value in values.items()}
+            self.trainer.storage.put_scalars(**row, smoothing_hint=False)
+        if hasattr(self.loader, "observe"):
+            self.loader.observe(losses)
 
 
 class MemoryHook(HookBase):

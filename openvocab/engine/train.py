@@ -20,7 +20,7 @@ from openvocab.io import atomic_write, load_into, load_weights
 from .checkpoint import Checkpointer, RunState
 from .ema import ModelEma
 from .evaluation import TestSet, build_test_sets, check_expected, do_test, report
-from .hooks import EvaluateHook, IterationTimer, MemoryHook, PeriodicWriter, SaveHook, build_writers
+from .hooks import DatasetLossHook, EvaluateHook, IterationTimer, MemoryHook, PeriodicWriter, SaveHook, build_writers
 from .optim import LearningRate
 from .plan import config_text, describe_run, logging_to, pick_device, scaled_lr, total_batch_size
 from .randomness import seed_everything, set_random_state
@@ -199,7 +199,9 @@ def _go(run: _Run, start: int) -> dict:
         run=run.test, state=run.state, checkpointer=run.checkpointer, period=period, best_metric=settings.best_metric
     )
     writer = PeriodicWriter(build_writers(run.folder, settings.max_iter), period=settings.log_period)
-    trainer.register_hooks([IterationTimer(), run.rates, MemoryHook(), save, evaluation, writer])
+    own = DatasetLossHook(model=run.model, loader=run.loader, period=settings.log_period)
+    losses = [own] if hasattr(run.model, "dataset_losses") else []
+    trainer.register_hooks([IterationTimer(), run.rates, MemoryHook(), *losses, save, evaluation, writer])
     if start >= settings.max_iter:
         logger.info("all %d iterations are done already", settings.max_iter)
         results = run.test() if period >= 0 else {}

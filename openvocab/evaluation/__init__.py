@@ -1,7 +1,25 @@
 """Metrics and their names."""
 
-from .coco import COCODetectionEvaluator
+from .coco import COCODetectionEvaluator, COCOOVDEvaluator
 from .keys import flatten, mean_of
+from .lvis_v1 import LVISEvaluator, LVISFixedEvaluator
+from .odinw import ODinWEvaluator, find_odinw, odinw_records, summarize_odinw
+from .referring import ReferringMaskEvaluator
 from .run import evaluate, evaluation_mode, print_results
 
-__all__ = ["COCODetectionEvaluator", "evaluate", "evaluation_mode", "flatten", "mean_of", "print_results"]
+__all__ = [
+    "COCODetectionEvaluator",
+    "COCOOVDEvaluator",
+    "LVISEvaluator",
+    "LVISFixedEvaluator",
+    "ODinWEvaluator",
+    "ReferringMaskEvaluator",
+    "evaluate",
+    "evaluation_mode",
+    "find_odinw",
+    "flatten",
+    "mean_of",
+    "odinw_records",
+    "print_results",
+    "summarize_odinw",
+]

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import IO, TypeVar
 
+import numpy as np
 from detectron2.utils import comm
 
 from openvocab.errors import EvaluationError
 from openvocab.io import atomic_write
 
+T = TypeVar("T")
 
-def gather_by_files(value: object, folder: str | Path | None = None) -> list | None:
-    """Collect a value of every process on rank 0, one file a process; a collective call.
 
-    Sent over the network instead, the predictions of a large set would be in memory several times on every process.
+def gather_by_files(
+    save: Callable[[IO], None], load: Callable[[Mapping[str, np.ndarray]], T], folder: str | Path | None = None
+) -> list[T] | None:
+    """Collect what every process has on rank 0, one npz file a process; a collective call.
+
+    Sent over the network instead, the predictions of a large set would be in memory several times on every process. The files lie
+    in a new folder each time, so what a killed run left is never read, and it is removed whatever happens.
 
     Args:
-        value: what json can hold.
+        save: writes this process's part as npz into an open file.
+        load: reads a part from the arrays of such a file.
         folder: where the files go for a moment; all processes must see it. By default the system's temporary folder.
 
     Returns:
-        the values in order of rank, on rank 0; None elsewhere.
+        the parts in order of rank, on rank 0; None elsewhere.
 
     Raises:
-        EvaluationError: on every process, if one of them could not write, or rank 0 does not see the file of another.
+        EvaluationError: on every process, if one of them could not write, or rank 0 cannot read the file of another.
     """
     place = comm.all_gather(_make(folder) if comm.is_main_process() else "")[0]
     try:
-        _raise_first(comm.all_gather(_write(place, value)))
-        parts, problem = _read(place) if comm.is_main_process() else (None, "")
+        _raise_first(comm.all_gather(_write(place, save)))
+        parts, problem = _read(place, load) if comm.is_main_process() else (None, "")
         _raise_first(comm.all_gather(problem))
         return parts
     finally:
@@ -39,14 +47,18 @@ def gather_by_files(value: object, folder: str | Path | None = None) -> list | N
             shutil.rmtree(place, ignore_errors=True)
 
 
-def _read(place: str) -> tuple[list | None, str]:
+def _read(place: str, load: Callable[[Mapping[str, np.ndarray]], T]) -> tuple[list[T] | None, str]:
     """Read the parts of all ranks; return them, or what went wrong."""
     parts = []
     for rank in range(comm.get_world_size()):
+        path = _shard(place, rank)
         try:
-            parts.append(json.loads(_shard(place, rank).read_text(encoding="utf-8")))
+            with np.load(path, allow_pickle=False) as content:
+                parts.append(load(dict(content)))
         except OSError as error:
-            return None, f"rank 0 cannot read {error.filename}: set output_dir to a folder that all machines share"
+            return None, f"rank 0 cannot read {error.filename or path}: set output_dir to a folder that all machines share"
+        except Exception as error:  # zip errors have no common base; the other ranks must hear of it
+            return None, f"rank 0 finds {path} damaged ({error}); is the disk full, or the folder not shared properly?"
     return parts, ""
 
 
@@ -61,16 +73,16 @@ def _make(folder: str | Path | None) -> str:
 
 
 def _shard(place: str, rank: int) -> Path:
-    return Path(place) / f"rank{rank}.json"
+    return Path(place) / f"rank{rank}.npz"
 
 
-def _write(place: str, value: object) -> str:
+def _write(place: str, save: Callable[[IO], None]) -> str:
     """Write this process's part; return what went wrong, or ""."""
     if not place:
         return "rank 0 cannot make a folder for the predictions: set output_dir to one that can be written"
     try:
-        with atomic_write(_shard(place, comm.get_rank()), "w") as file:
-            json.dump(value, file)
+        with atomic_write(_shard(place, comm.get_rank()), "wb") as file:
+            save(file)
     except OSError as error:
         return f"rank {comm.get_rank()} cannot write its predictions to {place}: {error}"
     return ""

@@ -12,7 +12,7 @@ import torch
 from detectron2.evaluation import DatasetEvaluator
 from torch import nn
 
-from .keys import HEADLINE
+from .keys import HEADLINE, protocol_numbers
 
 logger = logging.getLogger(__name__)
 LOG_SECONDS = 30.0
@@ -77,12 +77,14 @@ def _with_progress(loader: Iterable, title: str, progress: bool) -> Iterator:
 def print_results(results: Mapping) -> str:
     """Return the headline numbers as a table, a row a data set and kind; percent, "nan" where undefined.
 
+    What a protocol has beside them (APr, AP50_novel, AP_mean) follows, a line a data set and kind.
+
     Args:
         results: {"bbox": {...}} of one evaluator, or {data set: {"bbox": {...}}} of several.
     """
     from tabulate import tabulate
 
-    if any("AP" in value for value in results.values() if isinstance(value, Mapping)):
+    if not any(isinstance(v, Mapping) for value in results.values() if isinstance(value, Mapping) for v in value.values()):
         results = {"": results}
     rows = [
         [name, kind, *(float(values.get(k, float("nan"))) for k in HEADLINE)]
@@ -90,4 +92,11 @@ def print_results(results: Mapping) -> str:
         for kind, values in kinds.items()
         if isinstance(values, Mapping) and "AP" in values
     ]
-    return tabulate(rows, headers=["data set", "kind", *HEADLINE], floatfmt=".1f")
+    table = tabulate(rows, headers=["data set", "kind", *HEADLINE], floatfmt=".1f")
+    more = [
+        f"{name} {kind}: {', '.join(f'{k} {v:.1f}' for k, v in beside.items())}".strip()
+        for name, kinds in results.items()
+        for kind, values in kinds.items()
+        if isinstance(values, Mapping) and (beside := protocol_numbers(values))
+    ]
+    return "\n".join([table, *more])

@@ -10,6 +10,9 @@ from pathlib import Path
 from openvocab.errors import EvaluationError
 from openvocab.vocabulary import Vocabulary
 
+from .scoring import in_order
+
+FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 logger = logging.getLogger(__name__)
 
 
@@ -21,13 +24,17 @@ class GroundTruth:
         path: the json file.
         vocabulary: names, in the order of the contiguous class ids (which is that of the sorted category ids).
         category_ids: of each name.
-        image_ids: of all pictures.
+        image_ids: of all pictures, in the order in which they are evaluated.
+        frequencies: "r", "c", "f" of each name, from the json or else the vocabulary; None where nobody says.
+        federated: whether every picture says which categories were looked for (LVIS).
     """
 
     path: Path
     vocabulary: Vocabulary
     category_ids: tuple[int, ...]
-    image_ids: frozenset[int | str]
+    image_ids: tuple[int | str, ...]
+    frequencies: tuple[str | None, ...] = ()
+    federated: bool = False
 
     def read(self, image_ids: set[int | str], category_ids: set[int]) -> tuple[list[dict], list[dict]]:
         """Return the images and annotations of these pictures and categories, as the json has them.
@@ -76,8 +83,14 @@ def find_truth(dataset_name: str | None, annotations: str | Path | None) -> Grou
         raise EvaluationError(
             f"'{dataset_name}' has {len(vocabulary)} names, but {path} has {len(categories)} categories"
         )
-    ids = frozenset(i["id"] for i in content["images"])
-    return GroundTruth(path, vocabulary, tuple(c["id"] for c in categories), ids)
+    return GroundTruth(
+        path=path,
+        vocabulary=vocabulary,
+        category_ids=tuple(c["id"] for c in categories),
+        image_ids=tuple(in_order([i["id"] for i in content["images"]])),
+        frequencies=tuple(c.get("frequency", f) for c, f in zip(categories, vocabulary.frequencies, strict=True)),
+        federated=all(isinstance(i.get(key), list) for i in content["images"] for key in FEDERATED),
+    )
 
 
 def _registered(name: str) -> tuple[Path, Vocabulary]:

@@ -1,5 +1,6 @@
 """Reading and writing files safely."""
 
+from .arrays import load_arrays
 from .atomic import atomic_write, sha256_file
 from .download import cache_dir, download
 from .fingerprint import check_fingerprint, fingerprint_metadata
@@ -14,6 +15,7 @@ __all__ = [
     "check_fingerprint",
     "download",
     "fingerprint_metadata",
+    "load_arrays",
     "load_into",
     "load_weights",
     "save_weights",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
@@ -63,6 +64,10 @@ def load_into(
     Nothing goes through a partial `load_state_dict`, on which detectron2's FrozenBatchNorm2d resets its statistics. If
     an error is raised, the module is as it was.
 
+    A part of the module that has a method `before_load(tensors, prefix)` is asked first: it may make room for what the
+    file brings (such as a hub's data sets), and put its own value in place of an entry that is no weight. It may return a
+    function that undoes this, which is called if the load fails.
+
     Args:
         module: where to.
         tensors: from `load_weights`.
@@ -74,8 +79,32 @@ def load_into(
     Raises:
         WeightsError: as above, with the counts and examples.
     """
-    own = module.state_dict()
     given = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    with ExitStack() as undo:
+        for name, part in module.named_modules():
+            if callable(getattr(part, "before_load", None)):
+                undo.callback(part.before_load(given, f"{name}." if name else "") or _nothing)
+        report, whole = _fit(module, tensors, given, prefix, min_matched, strict, allow_nonfinite)
+        undo.pop_all()
+    module.load_state_dict(whole)
+    return report
+
+
+def _nothing() -> None:
+    """Undo what changed nothing."""
+
+
+def _fit(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    prefix: str,
+    min_matched: int,
+    strict: bool,
+    allow_nonfinite: bool,
+) -> tuple[LoadReport, OrderedDict[str, object]]:
+    """Return what fits, and the module's whole state with it; see `load_into` for arguments and errors."""
+    own = module.state_dict()
     others = [k for k in tensors if not k.startswith(prefix)]
     report = _compare(own, given, others)
     if len(report.matched) < min_matched:
@@ -88,8 +117,7 @@ def load_into(
         _refuse_nonfinite(cast)
     whole = OrderedDict({**own, **cast})
     whole._metadata = getattr(own, "_metadata", None)  # layer versions, so that nothing is "upgraded"
-    module.load_state_dict(whole)
-    return report
+    return report, whole
 
 
 def _compare(own: Mapping[str, object], given: Mapping[str, Tensor], others: list[str]) -> LoadReport:

@@ -55,7 +55,7 @@ def load_weights(path: str | Path, *, allow_pickle: bool = False) -> WeightFile:
         raise WeightsError(f"{path} is {kind}, which can run code while it loads; {_way_out()}")
     if path.suffix == ".pkl" or script:
         return _unwrap(_load_code(path, script), path)
-    return _unwrap(_load_torch(path, allow_pickle), path)
+    return _unwrap(load_torch(path, allow_pickle), path)
 
 
 def _local(source: str) -> Path:
@@ -104,7 +104,12 @@ def _load_safetensors(path: Path) -> WeightFile:
         raise WeightsError(f"{path} is damaged or no safetensors file: {_reason(error)}") from error
 
 
-def _load_torch(path: Path, allow_pickle: bool) -> object:
+def load_torch(path: Path, allow_pickle: bool = False) -> object:
+    """Return what `torch.save` wrote; nothing in the file is run unless the caller allows it.
+
+    Raises:
+        WeightsError: if the file is damaged, or would need `allow_pickle`, naming what would be called.
+    """
     try:
         return torch.load(path, map_location="cpu", weights_only=not allow_pickle)
     except Exception as error:  # a damaged pickle can raise anything
@@ -113,7 +118,9 @@ def _load_torch(path: Path, allow_pickle: bool) -> object:
             raise WeightsError(
                 f"{path} holds more than tensors: loading it would call '{unsafe[1]}'; {_way_out()}"
             ) from error
-        raise WeightsError(f"{path} is damaged or no weight file: {_reason(error)}") from error
+        # torch's own words are an essay on its defaults
+        reason = "it is nothing that torch.save writes" if isinstance(error, pickle.UnpicklingError) else _reason(error)
+        raise WeightsError(f"{path} is damaged or no weight file: {reason}") from error
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -27,6 +27,14 @@ def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:
     return (x * weight).sum(dim=(2, 3), keepdim=True) / weight.sum(dim=(2, 3), keepdim=True).clamp(min=1.0)
 
 
+def weighted_sum(maps: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """Sum of maps [(B, C, H, W)] times weights [(B, 1, 1, 1)], without holding the products at once."""
+    total = maps[0] * weights[0]
+    for x, weight in zip(maps[1:], weights[1:], strict=True):
+        total = torch.addcmul(total, x, weight)
+    return total
+
+
 class DyReLU(nn.Module):
     """Task-aware attention: a piecewise linear unit whose four coefficients a channel depend on the map (DyHead, equation 5)."""
 
@@ -40,7 +48,7 @@ class DyReLU(nn.Module):
         """Map (B, C, H, W) to (B, C, H, W)."""
         z = hard_sigmoid(self.fc(masked_mean(x, valid).flatten(1)))[:, :, None, None] - 0.5
         a1, b1, a2, b2 = z.split(self.channels, dim=1)
-        return torch.maximum(x * (2.0 * a1 + 1.0) + b1, x * (2.0 * a2) + b2)
+        return torch.maximum(torch.addcmul(b1, x, 2.0 * a1 + 1.0), torch.addcmul(b2, x, 2.0 * a2))
 
 
 class ScaleAttention(nn.Module):
@@ -67,13 +75,20 @@ class DyHeadBlock(nn.Module):
             `"resized"` resamples them to its size (the sound form, ours); `"official"` reads their memory as the released code
             does, and is needed by its checkpoints.
         deformable: see `ModulatedDeformConv`.
+        operator: see `ModulatedDeformConv`.
 
     Raises:
-        ConfigError: for an unknown `offset_reading`.
+        ConfigError: for an unknown `offset_reading` or `operator`.
     """
 
     def __init__(
-        self, *, channels: int = 256, num_groups: int = 16, offset_reading: str = "resized", deformable: bool = True
+        self,
+        *,
+        channels: int = 256,
+        num_groups: int = 16,
+        offset_reading: str = "resized",
+        deformable: bool = True,
+        operator: str = "auto",
     ) -> None:
         super().__init__()
         if offset_reading not in OFFSET_READINGS:
@@ -83,7 +98,12 @@ class DyHeadBlock(nn.Module):
 
         def make_conv(stride: int) -> ModulatedDeformConv:
             return ModulatedDeformConv(
-                in_channels=channels, out_channels=channels, stride=stride, num_groups=num_groups, deformable=deformable
+                in_channels=channels,
+                out_channels=channels,
+                stride=stride,
+                num_groups=num_groups,
+                deformable=deformable,
+                operator=operator,
             )
 
         self.from_coarser = make_conv(1)
@@ -125,6 +145,6 @@ class DyHeadBlock(nn.Module):
                 coarser = features[level + 1]
                 y = self.from_coarser(coarser, *self._read(field, coarser.shape[-2:]))
                 candidates.append(F.interpolate(y, size=size, mode="bilinear", align_corners=True))
-            mixed = torch.stack([c * self.scale_attention(c, mask) for c in candidates]).mean(dim=0)
-            outputs.append(self.relu(mixed, mask))
+            weights = [self.scale_attention(c, mask) / len(candidates) for c in candidates]
+            outputs.append(self.relu(weighted_sum(candidates, weights), mask))
         return outputs

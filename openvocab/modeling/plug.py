@@ -27,19 +27,23 @@ def with_classifier(*, head: nn.Module, classifier: nn.Module, name: str = "cls_
 def set_class_embeddings(model: nn.Module, embeddings: Tensor) -> int:
     """Give all similarity classifiers of a model the embeddings (K, D); return how many there are.
 
-    Heads that keep the number of classes beside their classifier (detectron2's RetinaNet and FastRCNNOutputLayers) learn the new K.
+    Parts with a `set_class_embeddings` of their own count as classifiers. Heads that keep the number of classes beside their
+    classifier (detectron2's RetinaNet and FastRCNNOutputLayers) learn the new K.
 
     Raises:
         VocabularyError: if the model has no such classifier, or D does not fit.
     """
     owners = [m for m in model.modules() if any(isinstance(c, SimilarityClassifier) for c in m.children())]
     classifiers = [m for m in model.modules() if isinstance(m, SimilarityClassifier)]
-    if not classifiers:
+    others = [m for m in model.modules() if callable(getattr(m, "set_class_embeddings", None))]
+    if not classifiers and not others:
         raise VocabularyError(f"{type(model).__name__} has no SimilarityClassifier; put one in with with_classifier")
     for classifier in classifiers:
         classifier.set_embeddings(embeddings)
+    for other in others:
+        other.set_class_embeddings(embeddings)
     for module in [model, *model.modules()]:
         contains = module in owners or any(o in owners for o in module.modules())
         if contains and isinstance(getattr(module, "num_classes", None), int) and not isinstance(module, SimilarityClassifier):
             module.num_classes = len(embeddings)
-    return len(classifiers)
+    return len(classifiers) + len(others)

@@ -50,6 +50,9 @@ class TimmBackbone(Backbone):
         except (IndexError, AssertionError) as error:
             raise ConfigError(f"timm's '{name}' cannot return the stages {tuple(out_indices)}: {error}") from error
         info = self.net.feature_info
+        last = max((f.get("stage", 0) for f in info.get_dicts()), default=0)
+        if last and isinstance(getattr(self.net, "blocks", None), nn.Sequential):
+            self.net.blocks = self.net.blocks[:last]  # timm keeps, and runs, the stages behind the last one that is asked for
         self._out_features = [f"stage{i}" for i in out_indices]
         self._out_feature_channels = dict(zip(self._out_features, info.channels(), strict=True))
         self._out_feature_strides = dict(zip(self._out_features, info.reduction(), strict=True))

@@ -12,7 +12,12 @@ _BATCH = 256
 
 
 def chunk_names(
-    vocabulary: Vocabulary, encoder: TextEncoder, *, max_tokens: int | None = None, separator: str = ". "
+    vocabulary: Vocabulary,
+    encoder: TextEncoder,
+    *,
+    max_tokens: int | None = None,
+    separator: str = ". ",
+    max_names: int | None = None,
 ) -> list[list[int]]:
     """Cut a vocabulary into consecutive parts whose captions fit.
 
@@ -24,6 +29,7 @@ def chunk_names(
         encoder: counts tokens.
         max_tokens: of a caption with its special tokens; by default the encoder's limit, which also bounds it.
         separator: between names.
+        max_names: most names of a part; the budget of tokens holds besides.
 
     Returns:
         parts of range(K), in order; every name is whole and in exactly one part.
@@ -39,7 +45,8 @@ def chunk_names(
     used = 0
     for i, size in enumerate(_sizes(vocabulary, encoder)):
         _check(vocabulary, i, size, budget)
-        if parts and used + gap + size <= budget:
+        room = bool(parts) and (max_names is None or len(parts[-1]) < max_names)
+        if room and used + gap + size <= budget:
             parts[-1].append(i)
             used += gap + size
         else:

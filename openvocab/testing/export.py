@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .language import GroundedText, caption_of
 from .questions import ANSWERS, questions_of
-from .records import Rule, annotate, box_of
+from .records import Rule, annotate, box_of, encode_mask
 from .referring import Referring, referring_of
 from .relations import RELATIONS, relations_of
 from .scenes import Scene
@@ -113,6 +113,7 @@ class Tables:
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
                 "area": int(scene.objects[position].visible.sum()),
                 "iscrowd": 0,
+                "segmentation": encode_mask(scene.objects[position].visible),
                 "tokens_positive": spans,
             }
         )

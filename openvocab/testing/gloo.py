@@ -126,11 +126,18 @@ def _rank_main(rank: int, world_size: int, port: int, timeout: float, folder: st
         fn, args, kwargs = pickle.loads(task)
         _leave(Path(folder) / f"{rank}.result", pickle.dumps(fn(*args, **kwargs)))
         _leave_group()
+        _end(0)  # all is said: the native threads of a busy machine sometimes abort an ordinary exit
     except BaseException:
         # first the report, then the end, which the other ranks notice; without waiting for a collective to return
         _leave(Path(folder) / f"{rank}.error", pickle.dumps((time.time(), traceback.format_exc())))
-        sys.stdout.flush()
-        os._exit(1)
+        _end(1)
+
+
+def _end(code: int) -> None:
+    """Leave without the interpreter's teardown."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _leave(path: Path, content: bytes) -> None:

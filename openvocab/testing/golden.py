@@ -81,10 +81,16 @@ def assert_close(
     theirs: Tensor | np.ndarray | float,
     atol: float,
     rtol: float = 0.0,
+    by_scale: bool = False,
 ) -> None:
     """Check that two arrays have one shape and |ours - theirs| <= atol + rtol * |theirs| everywhere.
 
     NaN equals NaN, and an infinity equals itself. Compared in float64.
+
+    Args:
+        by_scale: atol is a share of the largest finite entry of `theirs` where that is above 1. For what has gone through many
+            float32 layers: there the recorded values themselves are that far from a float64 run, and another processor rounds
+            otherwise.
 
     Raises:
         AssertionError: with the largest absolute and relative difference, their places, both values there, and how
@@ -97,6 +103,8 @@ def assert_close(
         return
     difference = _different(mine, other)
     finite = np.where(np.isfinite(other), np.abs(other), 0.0)
+    if by_scale:
+        atol *= max(1.0, float(finite.max()))
     wrong = difference > atol + rtol * finite
     if not wrong.any():
         return
@@ -111,6 +119,23 @@ def assert_close(
         f" largest relative difference {relative[steepest]:.3e} at {_place(steepest)}"
         f" (ours {mine[steepest]:.8g}, theirs {other[steepest]:.8g})"
     )
+
+
+def assert_near(name: str, ours: Tensor, theirs: Tensor, share: float) -> None:
+    """Check that two arrays have one shape and |ours - theirs| <= share * |theirs|, of whole arrays (Frobenius).
+
+    For gradients. A ReLU at zero and a sampling point on a cell's border have two one-sided derivatives, and the last bit of the
+    forward pass, which differs between processors, chooses one: single entries then part, their norm hardly.
+
+    Raises:
+        AssertionError: with both norms.
+    """
+    mine, other = _array(ours), _array(theirs)
+    if mine.shape != other.shape:
+        raise AssertionError(f"{name}: shape {mine.shape} (ours) is not {other.shape} (theirs)")
+    apart, size = float(np.linalg.norm(mine - other)), float(np.linalg.norm(other))
+    if not apart <= share * size:
+        raise AssertionError(f"{name}: the difference has a norm of {apart:.3e}, theirs {size:.3e}; allowed are {share:g} of that")
 
 
 def _place(index: tuple[Any, ...]) -> str:

@@ -58,22 +58,23 @@ class TinyBackbone(Backbone):
         in_channels: of the picture.
         first, last: the levels; level l has stride 2**l and is called "p<l>".
         top_down: add each coarser level to the next finer one, as an FPN.
+        groups: of the group norms; as many as channels takes a picture's overall colour away.
 
     Raises:
-        ConfigError: for levels or channels that make no pyramid.
+        ConfigError: for levels or channels that make no pyramid, or groups that do not divide the channels.
     """
 
     def __init__(
-        self, *, channels: int = 16, in_channels: int = 3, first: int = 3, last: int = 5, top_down: bool = True
+        self, *, channels: int = 16, in_channels: int = 3, first: int = 3, last: int = 5, top_down: bool = True, groups: int = 4
     ) -> None:
         super().__init__()
-        if channels < 4 or channels % 4 or not 1 <= first <= last:
+        if channels < 4 or channels % 4 or groups < 1 or channels % groups or not 1 <= first <= last:
             raise ConfigError(
-                f"TinyBackbone: channels={channels} must be a multiple of 4,"
+                f"TinyBackbone: channels={channels} must be a multiple of 4 and of groups={groups},"
                 f" and first={first}, last={last} two levels in order, from 1 on"
             )
         self.levels, self.top_down = list(range(first, last + 1)), top_down
-        steps = [self._step(in_channels if i == 0 else channels, channels) for i in range(last)]
+        steps = [self._step(in_channels if i == 0 else channels, channels, groups) for i in range(last)]
         self.stem = nn.Sequential(*steps[:first])
         self.stages = nn.ModuleList(steps[first:])
         self.outputs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in self.levels)
@@ -81,9 +82,9 @@ class TinyBackbone(Backbone):
         self._channels = channels
 
     @staticmethod
-    def _step(inputs: int, outputs: int) -> nn.Sequential:
+    def _step(inputs: int, outputs: int, groups: int) -> nn.Sequential:
         """Halve the resolution."""
-        return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 2, 1), nn.GroupNorm(4, outputs), nn.ReLU())
+        return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 2, 1), nn.GroupNorm(groups, outputs), nn.ReLU())
 
     @property
     def size_divisibility(self) -> int:

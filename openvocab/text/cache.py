@@ -18,6 +18,7 @@ from .base import TextEncoder
 logger = logging.getLogger(__name__)
 MODES = ("normalized_mean", "mean_unnormalized")
 KEPT = 64
+NAMES_AT_A_TIME = 256
 
 
 class EmbeddingCache:
@@ -125,7 +126,11 @@ def encode_vocabulary(
 
 
 def _embed(encoder: TextEncoder, vocabulary: Vocabulary, mode: str) -> Tensor:
-    texts = [t.replace("{}", p) for p in vocabulary.prompts for t in vocabulary.templates]
-    rows = encoder.encode(texts, normalize=mode == "normalized_mean")
-    result = rows.view(len(vocabulary), len(vocabulary.templates), -1).mean(dim=1)
+    """A part of the names at a time: a concept pool of thousands has hundreds of thousands of sentences."""
+    frames, parts = vocabulary.templates, []
+    for start in range(0, len(vocabulary), NAMES_AT_A_TIME):
+        texts = [t.replace("{}", p) for p in vocabulary.prompts[start : start + NAMES_AT_A_TIME] for t in frames]
+        rows = encoder.encode(texts, normalize=mode == "normalized_mean")
+        parts.append(rows.view(-1, len(frames), rows.shape[1]).mean(dim=1))
+    result = torch.cat(parts)
     return F.normalize(result, dim=-1) if mode == "normalized_mean" else result

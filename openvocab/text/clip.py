@@ -22,7 +22,7 @@ OPENAI_MODELS = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B-32", "V
 _SUFFIX = "-quickgelu"
 # the image tower is dropped, so the smallest is built where no weights are loaded into it
 _NO_IMAGES = {"layers": 1, "width": 32, "head_width": 32, "patch_size": 32, "image_size": 32}
-_PREFIXES = ("", "text.", "module.", "module.text.", "model.", "clip.")
+_PREFIXES = ("", "lang_encoder.", "text.", "module.", "module.text.", "model.", "clip.")
 
 
 def uses_quick_gelu(model: str, pretrained: str | None) -> bool:
@@ -132,6 +132,28 @@ class CLIPTextEncoder(TextEncoder):
         """The end token's vector, (B, D)."""
         last = features.mask.sum(1) - 1
         return features.hidden[torch.arange(len(last), device=last.device), last]
+
+
+def require_quick_gelu(tower: nn.Module) -> None:
+    """Refuse a text tower with plain GELU for weights that were trained with QuickGELU, as all of OpenAI's and RegionCLIP's.
+
+    A state dict does not say its activation, and open_clip's plain names ("RN50") build GELU: the vectors are then silently
+    wrong.
+
+    Args:
+        tower: `CLIPTextEncoder`, or an open_clip model.
+
+    Raises:
+        TextEncoderError: if a block of its text transformer has plain GELU.
+    """
+    text = getattr(tower, "text", tower)
+    blocks = getattr(text, "transformer", text)
+    if any(isinstance(m, nn.GELU) for m in blocks.modules()):
+        name = getattr(tower, "identity", type(tower).__name__)
+        raise TextEncoderError(
+            f"the text tower '{name}' has plain GELU, but OpenAI's and RegionCLIP's weights were trained with QuickGELU: build "
+            "open_clip's 'RN50-quickgelu' (or force_quick_gelu=True), or CLIPTextEncoder(quick_gelu=True)"
+        )
 
 
 @contextlib.contextmanager

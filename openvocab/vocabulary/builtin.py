@@ -14,7 +14,7 @@ from openvocab.errors import VocabularyError, nearest
 
 from .vocabulary import Vocabulary
 
-_SIMPLE = ("coco", "coco_mini", "coco_ovd_48", "coco_ovd_17", "coco_ovd_65", "lvis", "objects365", "voc")
+_SIMPLE = ("coco", "coco_mini", "coco_ovd_48", "coco_ovd_17", "coco_ovd_65", "lvis", "objects365", "openimages", "voc")
 _FAMILIES = {"odinw13": "odinw13/", "odinw35": "odinw35/", "small_sets": ""}
 
 

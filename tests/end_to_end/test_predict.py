@@ -110,11 +110,11 @@ def test_words_that_cannot_be_used(random_model: Predictor) -> None:
 @pytest.mark.slow
 @shipped
 def test_a_cat_is_found_by_its_name(default: Predictor, samples: dict) -> None:
-    """Chelsea's head and body fill the picture."""
-    d = default(samples["chelsea"][0], "cat. remote control.")
+    """Chelsea's head fills the left half of the picture; the model never saw the box of a cat."""
+    d = default(samples["chelsea"][0], "cat. dog. car")
     assert d.names[0] == "cat" and inside(d)
     x1, y1, x2, y2 = d.boxes[0]
-    assert (x2 - x1) * (y2 - y1) > 0.4 * d.size[0] * d.size[1]
+    assert (x2 - x1) * (y2 - y1) > 0.25 * d.size[0] * d.size[1]
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ import torch
 
 from openvocab.evaluation import COCODetectionEvaluator
 from openvocab.io import atomic_write, load_weights, save_weights
+from tests.openvocab.evaluation.conftest import output
 
 
 class FullDisk:
@@ -85,7 +86,7 @@ def test_results_that_cannot_be_written_whole_are_not_written(tmp_path: Path, mo
     }
     annotations.write_text(json.dumps(content))
     evaluator = COCODetectionEvaluator(annotations=annotations, output_dir=out)
-    evaluator._rows = {1: []}
+    evaluator.process([{"image_id": 1}], [output([])])
     evaluator.evaluate()
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     with monkeypatch.context() as patch:

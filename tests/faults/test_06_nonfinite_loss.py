@@ -64,6 +64,7 @@ def watched(folder: str) -> None:
         raise
 
 
+@pytest.mark.slow
 def test_all_processes_stop_when_one_has_it(tmp_path):
     with pytest.raises(NonFiniteLossError, match="image_id=7"):
         launch(watched, (str(tmp_path),), cpu_procs=2, timeout=timedelta(seconds=90))

@@ -48,6 +48,16 @@ def test_order_of_names_does_not_matter(picture: np.ndarray) -> None:
     assert a.names == b.names and np.array_equal(a.boxes, b.boxes)
 
 
+def test_a_model_that_embeds_each_name_alone_keeps_no_budget(picture: np.ndarray) -> None:
+    """Scores over all names must not change because names were cut into several prompts."""
+    words = [f"{c} thing {i}" for i in range(20) for c in ("red", "grey")]
+    p = make()
+    p(picture, words)
+    assert len(p.model.calls) > 1, "each prompt of its own"
+    p.model.joins_names = False
+    assert p._parts(Vocabulary.from_names(words)) == [list(range(40))]
+
+
 def test_vocabulary_set_before(picture: np.ndarray) -> None:
     p = make()
     with pytest.raises(VocabularyError, match="nothing to look for"):

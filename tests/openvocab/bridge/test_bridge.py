@@ -67,6 +67,17 @@ def test_bad_input(bridge: Bridge, cat: torch.Tensor) -> None:
             bridge.score_regions(cat, torch.zeros(1, 4), names)
     with pytest.raises(ConfigError, match="topk"):
         Bridge(topk=0)
+    with pytest.raises(ConfigError, match="template='a photo'"):
+        Bridge(template="a photo")
+
+
+def test_names_stand_in_the_template(bridge: Bridge) -> None:
+    """Classes and words alike: a sentence given bare to the plain bridge is the templated bridge's name, centre apart."""
+    plain = Bridge(template="{}")
+    assert plain.identity != bridge.identity
+    raw = bridge.text_encoder.encode(["a dog"]) - bridge.text_encoder.encode([f"a {n}" for n in imagenet_names()]).mean(0)
+    assert torch.allclose(bridge.encode(["dog"]), torch.nn.functional.normalize(raw, dim=-1), atol=1e-5)
+    assert not torch.allclose(plain.encode(["dog"]), bridge.encode(["dog"]), atol=1e-2)
 
 
 def test_a_thousand_names() -> None:

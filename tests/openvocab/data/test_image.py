@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from openvocab.data import image as reading
 from openvocab.data import read_image
-from openvocab.data.image import upright_size
+from openvocab.data.image import decode_image, stored_size, upright_size
 from openvocab.errors import InputError
 
 
@@ -81,6 +82,31 @@ def test_no_picture(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(InputError, match="a.png"):
         read_image(tmp_path / "a.png")
+
+
+def test_a_format_that_starts_another_program_is_not_read(tmp_path: Path, pixels: np.ndarray) -> None:
+    """Pillow hands EPS to Ghostscript, also under the name of a png; ours never gets so far."""
+    Image.fromarray(pixels).save(tmp_path / "a.eps")
+    content = (tmp_path / "a.eps").read_bytes()
+    (tmp_path / "a.png").write_bytes(content)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.format == "EPS"  # so the test shows something
+    for read in (lambda: read_image(tmp_path / "a.png"), lambda: decode_image(content, "a.png")):
+        with pytest.raises(InputError, match="a.png is no picture"):
+            read()
+    assert {"JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF"} <= set(reading._decoders())
+
+
+def test_the_stored_size_comes_from_the_header(tmp_path: Path, pixels: np.ndarray) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif)
+    assert stored_size(tmp_path / "a.jpg") == (30, 20) and upright_size(tmp_path / "a.jpg") == (20, 30)
+    Image.fromarray(pixels.repeat(8, 0).repeat(8, 1)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:200])
+    assert stored_size(tmp_path / "a.png") == (240, 160)
+    with pytest.raises(InputError, match="a.png"):
+        upright_size(tmp_path / "a.png")
 
 
 def test_missing_and_folder(tmp_path: Path) -> None:

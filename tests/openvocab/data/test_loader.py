@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import random
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +164,29 @@ def test_numbers_that_do_not_fit(sets: list[str]) -> None:
     empty = TrainSource(name="none", mapper=DatasetMapper(is_train=True), records=[])
     with pytest.raises(DataError, match="'none' has no pictures with boxes"):
         build_train_loader(sources=[empty], total_batch_size=1)
+
+
+def test_pictures_of_rare_classes_come_more_often(coco: Path, editor: Callable) -> None:
+    """LVIS's rule, with the share of pictures as the frequency; classes that are not taught do not count."""
+    kinds = [{3}, {3}, {3, 7}, {3}, {3, 11}, {3}]  # cat in all, dog in one, red_car in one
+
+    def relabel(content: dict) -> None:
+        pairs = [(100 + i, c) for i, found in enumerate(kinds) for c in sorted(found)]
+        first = content["annotations"][0]
+        content["annotations"] = [{**first, "id": n, "image_id": i, "category_id": c} for n, (i, c) in enumerate(pairs, 1)]
+
+    editor(coco, relabel)
+    register_coco_folder("t_rare", root=coco, annotations="train.json")
+    mapper = DatasetMapper(is_train=True, exclude_names=["red_car"])
+    source = TrainSource(name="t_rare", mapper=mapper, repeat_threshold=0.96)
+    expected = math.sqrt(0.96 / (1 / 6))  # 2.4
+    assert source.repeats(source.load()).tolist() == pytest.approx([1, 1, expected, 1, 1, 1])
+    loader = build_train_loader(sources=[source], total_batch_size=1, seed=1)
+    seen = Counter(b[0]["image_id"] for b in take(loader, 7 * 20))
+    assert {k: v for k, v in seen.items() if k != 102} == {100 + i: 20 for i in (0, 1, 3, 4, 5)} and seen[102] == 40
+    assert TrainSource(name="t_rare", mapper=mapper).repeats(source.load()) is None
+    with pytest.raises(ConfigError, match="repeat_threshold"):
+        TrainSource(name="t_rare", mapper=mapper, repeat_threshold=-1)
 
 
 def test_from_a_lazy_config(sets: list[str]) -> None:

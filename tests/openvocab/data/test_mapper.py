@@ -55,6 +55,19 @@ def test_record_is_left_alone_and_pixels_are_right(records: list[dict]) -> None:
     assert torch.equal(rgb, bgr.flip(0)) and repr(records[0]) == before
 
 
+def test_proposals_move_with_the_picture(records: list[dict]) -> None:
+    boxes = np.array([[0, 0, 10, 10], [20, 10, 60, 40], [70, 0, 90, 9]])  # the last lies outside
+    given = {"proposal_boxes": boxes, "proposal_objectness_logits": np.array([3.0, 2.0, 1.0]), "proposal_bbox_mode": 0}
+    for is_train in (True, False):
+        mapper = DatasetMapper(is_train=is_train, augmentations=[T.Resize((96, 128))], precomputed_proposal_topk=5)
+        found = mapper({**records[0], **given})["proposals"]
+        assert found.image_size == (96, 128) and found.objectness_logits.tolist() == [3, 2]
+        assert found.proposal_boxes.tensor.tolist() == [[0, 0, 20, 20], [40, 20, 120, 80]]
+        mapper.precomputed_proposal_topk = 1
+        assert len(mapper({**records[0], **given})["proposals"]) == 1 and "proposals" not in mapper(records[0])
+    assert len(given) == 3 and "proposals" not in DatasetMapper(is_train=False)({**records[0], **given})
+
+
 def test_flip_moves_boxes(records: list[dict]) -> None:
     sample = DatasetMapper(is_train=True, augmentations=[T.RandomFlip(prob=1.0)])(records[0])
     assert sample["instances"].gt_boxes.tensor[0].tolist() == [64 - 22, 4, 64 - 2, 34]

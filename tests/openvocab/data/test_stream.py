@@ -37,6 +37,33 @@ def test_every_record_once_before_any_again(sizes: list[int], seed: int, batch: 
             assert sorted(order[start : start + size]) == list(range(size))
 
 
+@settings(max_examples=40, deadline=None)
+@given(repeats=st.lists(st.floats(1, 4), min_size=1, max_size=8), seed=st.integers(0, 2**40), rounds=st.integers(1, 5))
+def test_repeats_are_rounded_up_or_down_in_rounds_of_one_length(repeats: list[float], seed: int, rounds: int) -> None:
+    length = round(sum(repeats))
+    stream = make(sizes=[len(repeats)], weights=[1.0], seed=seed, batch_size=1, repeats=[np.array(repeats)])
+    order = [stream.next_batch()[0][2] for _ in range(rounds * length)]
+    for start in range(0, len(order), length):
+        used = np.bincount(order[start : start + length], minlength=len(repeats))
+        assert (used >= np.floor(repeats)).all() and (used <= np.floor(repeats) + 2).all() and used.sum() == length
+    again = make(sizes=[len(repeats)], weights=[1.0], seed=seed, batch_size=1, repeats=[np.array(repeats)])
+    half = len(order) // 2
+    for _ in range(half):
+        again.next_batch()
+    other = make(sizes=[len(repeats)], weights=[1.0], seed=seed, batch_size=1, repeats=[np.array(repeats)])
+    other.load_state_dict(again.state_dict())
+    assert [other.next_batch()[0][2] for _ in order[half:]] == order[half:]
+
+
+def test_a_fraction_is_a_share_of_rounds() -> None:
+    repeats = np.array([1.0, 1.25, 2.5, 1.75, 3.5])  # 10 a round
+    stream = make(sizes=[5], weights=[1.0], batch_size=10, repeats=[repeats])
+    used = np.bincount([i for _ in range(2000) for _, _, i in stream.next_batch()], minlength=5) / 2000
+    assert np.allclose(used, repeats, atol=0.04)  # 3.5 standard deviations
+    plain, none = make(sizes=[5], weights=[1.0]), make(sizes=[5], weights=[1.0], repeats=[None])
+    assert [plain.next_batch() for _ in range(9)] == [none.next_batch() for _ in range(9)]
+
+
 def test_grouped_batches_hold_one_shape_and_lose_nothing() -> None:
     lying = [[i % 3 == 0 for i in range(5)], [i % 2 == 0 for i in range(50)]]
     stream = make(lying=lying)
@@ -63,8 +90,17 @@ def test_seeds_differ() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"sizes": []}, {"sizes": [3, 0]}, {"weights": [0, 0]}, {"weights": [1, -1]}, {"weights": [1, float("nan")]}]
+    "bad",
+    [
+        {"sizes": []},
+        {"sizes": [3, 0]},
+        {"weights": [0, 0]},
+        {"weights": [1, -1]},
+        {"weights": [1, float("nan")]},
+        {"repeats": [np.ones(4), None]},
+        {"repeats": [np.array([1, 1, 1, 1, 0.5]), None]},
+    ],
 )
 def test_mixtures_that_cannot_be(bad: dict) -> None:
-    with pytest.raises(DataError, match="sizes|weights"):
+    with pytest.raises(DataError, match="sizes|weights|repeats"):
         make(**bad)

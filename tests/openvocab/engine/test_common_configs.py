@@ -24,7 +24,7 @@ def part(name: str) -> object:
 
 def test_all_are_tested_here():
     names = {p.relative_to(COMMON).with_suffix("").as_posix() for p in Path(COMMON).rglob("*.py")}
-    assert names == {"data", "optim", "schedule", "train", "models/retinanet"}
+    assert names == {"data", "optim", "schedule", "train", "models/retinanet", "evaluation"}
 
 
 @pytest.mark.parametrize("name", ["AdamW", "SGD"])

@@ -53,6 +53,7 @@ class _one:
         return 1.0
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_gradients_of_one(tmp_path):
     """With lr 1 the first step is the gradient."""
     train_one_step(str(tmp_path / "one"), str(tmp_path))
@@ -73,6 +74,7 @@ def fail_on_one(rank: int) -> None:
     comm.synchronize()
 
 
+@pytest.mark.slow
 def test_a_typed_error_of_a_process_arrives_as_it_is():
     with pytest.raises(DataError, match="the file on rank 1 is bad"):
         launch(fail_on_one, (1,), cpu_procs=2, timeout=SOON)

@@ -127,14 +127,13 @@ def test_no_predictions(annotations: Path) -> None:
     assert math.isnan(result["AP-red_car"]) and math.isnan(result["APs"])
 
 
-def test_values_that_are_not_finite_are_left_out(
-    annotations: Path, perfect: Perfect, caplog: pytest.LogCaptureFixture
-) -> None:
-    inputs, outputs = perfect()
-    outputs[2] = output([(0, (1, 1, 9, 9), math.nan), (0, (1, math.inf, 9, 9), 0.9)])
-    with caplog.at_level(logging.WARNING):
-        assert run(COCODetectionEvaluator(annotations=annotations), inputs, outputs)["bbox"]["AP"] == 100
-    assert "2 detections with NaN" in caplog.text
+@pytest.mark.parametrize(
+    ("found", "said"), [((0, (1, 1, 9, 9), math.nan), "score nan"), ((0, (1, math.inf, 9, 9), 0.9), r"box \(XYWH\) \[1.0, inf")]
+)
+def test_values_that_are_not_finite(annotations: Path, found: tuple, said: str) -> None:
+    evaluator = COCODetectionEvaluator(annotations=annotations)
+    with pytest.raises(EvaluationError, match=rf"detection 1 in picture 3 .*{said}.*1 of 2 .*evaluate in float32"):
+        evaluator.process([{"image_id": 3}], [output([(0, (1, 1, 9, 9), 0.5), found])])
 
 
 def test_reset_forgets(annotations: Path, perfect: Perfect) -> None:
@@ -160,6 +159,8 @@ def test_wrong_calls_are_sentences(annotations: Path, tmp_path: Path) -> None:
         evaluator.process([{"image_id": 9}], [output([])])
     with pytest.raises(EvaluationError, match=r"predicts class 80.*has 3 names; give it.*vocabulary="):
         evaluator.process([{"image_id": 1}], [output([(80, (0, 0, 1, 1), 0.5)])])
+    with pytest.raises(EvaluationError, match="predicts class -1"):
+        evaluator.process([{"image_id": 1}], [output([(-1, (0, 0, 1, 1), 0.5)])])
     with pytest.raises(EvaluationError, match="1 outputs for 2 pictures"):
         evaluator.process([{"image_id": 1}, {"image_id": 2}], [output([])])
     evaluator.reset()

@@ -122,3 +122,11 @@ def test_table() -> None:
     assert lines[3].split()[:3] == ["cats", "segm", "4.0"]
     assert print_results({"bbox": values}).splitlines()[2].split()[0] == "bbox"
     assert "AP50" in print_results({})
+
+
+def test_what_a_protocol_adds_follows_the_table() -> None:
+    rare = {"AP": 20.0, "APr": 12.34, "AP-cat": 9.0}
+    lines = print_results({"lvis": {"bbox_fixed": rare}, "wild": {"odinw": {"AP_mean": 5.0, "AP-Raccoon": math.nan}}}).splitlines()
+    assert lines[2].split()[:3] == ["lvis", "bbox_fixed", "20.0"]
+    assert lines[3:] == ["lvis bbox_fixed: APr 12.3", "wild odinw: AP_mean 5.0"]
+    assert print_results({"odinw": {"AP_mean": 5.0}}).splitlines()[-1] == "odinw: AP_mean 5.0"

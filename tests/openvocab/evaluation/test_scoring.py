@@ -16,8 +16,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from openvocab.errors import EvaluationError
+from openvocab.evaluation.base import kinds_of
 from openvocab.evaluation.keys import BOX, HEADLINE, MASK
-from openvocab.evaluation.scoring import average_precision, kinds_of
+from openvocab.evaluation.scoring import average_precision
+from openvocab.evaluation.table import Table, empty_table, from_rows, join
 
 CATEGORIES = {3: "cat", 7: "red car", 8: "dog"}
 SIDE = 200
@@ -194,7 +196,13 @@ def test_inputs_are_not_changed() -> None:
 def test_kinds() -> None:
     _, annotations, rows = make_world(5, images=3, most=9, crowd=0.1, levels=5)
     bare = {i: [{k: v for k, v in r.items() if k != "segmentation"} for r in group] for i, group in rows.items()}
-    assert kinds_of(rows, annotations) == [BOX, MASK] and kinds_of(bare, annotations) == kinds_of({}, []) == [BOX]
-    assert kinds_of(rows, [{**annotations[0], "segmentation": []}]) == [BOX]
-    with pytest.raises(EvaluationError, match="some detections have masks"):
-        kinds_of({**rows, -1: next(g for g in bare.values() if g)}, annotations)
+
+    def table(*groups: list[dict]) -> Table:
+        return from_rows([(n, r) for n, group in enumerate(groups) for r in group])
+
+    assert kinds_of(table(*rows.values()), annotations) == [BOX, MASK]
+    assert kinds_of(table(*bare.values()), annotations) == kinds_of(empty_table(), []) == [BOX]
+    assert kinds_of(table(*rows.values()), [{**annotations[0], "segmentation": []}]) == [BOX]
+    for both in (lambda: table(*rows.values(), *bare.values()), lambda: join([table(*rows.values()), table(*bare.values())])):
+        with pytest.raises(EvaluationError, match="some detections have masks"):
+            both()

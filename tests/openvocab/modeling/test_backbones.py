@@ -49,6 +49,16 @@ def test_freezing() -> None:
     assert torch.equal(before, backbone.net.bn1.running_mean)
 
 
+def test_stages_that_nobody_asks_for_are_not_there() -> None:
+    """Of the seven stages of EfficientNet, those up to stride 16 are five; the maps are those of the whole network."""
+    part, whole = (TimmBackbone(out_indices=i, weights="package").eval() for i in ((2, 3), (2, 3, 4)))
+    assert len(part.net.blocks) == 5 and len(whole.net.blocks) == 7
+    picture = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        ours, theirs = part(picture), whole(picture)
+    assert set(ours) == {"stage2", "stage3"} and all(torch.equal(v, theirs[k]) for k, v in ours.items())
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [
@@ -84,10 +94,30 @@ def test_swin_mends_detectron2() -> None:
     x = torch.rand(1, 3, 45, 70)
     with torch.no_grad():
         for key, value in ours.eval()(x).items():
-            assert torch.equal(value, stock.eval()(x)[key])
+            assert torch.allclose(value, stock.eval()(x)[key], atol=1e-5)
     assert ours.size_divisibility == 32
     with pytest.raises(AttributeError):
         _ = stock.size_divisibility
     torch.manual_seed(0)
     ours.train()
     assert any(not torch.equal(ours(x)["p3"], ours(x)["p3"]) for _ in range(5))
+
+
+def test_fused_window_attention_is_detectron2s() -> None:
+    """Values and gradients, with shifted windows, windows that pad the picture, and two pictures."""
+    size = {"embed_dim": 8, "depths": (2, 2, 1, 1), "num_heads": (1, 2, 2, 4), "window_size": 4, "drop_path_rate": 0.0}
+    models = [SwinTransformer(**size, fused=fused, out_indices=(1, 2)) for fused in (True, False)]
+    torch.nn.init.normal_(models[1].layers[0].blocks[1].attn.relative_position_bias_table)
+    models[0].load_state_dict(models[1].state_dict())
+    torch.manual_seed(0)
+    x, outputs = torch.rand(2, 3, 44, 72), []
+    for model in models:
+        maps = model.train()(x)
+        torch.manual_seed(1)
+        sum((torch.randn(y.shape) * y).sum() for y in maps.values()).backward()
+        outputs.append(maps)
+    for key, value in outputs[1].items():
+        assert torch.allclose(outputs[0][key], value, atol=1e-5)
+    for (name, a), b in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        if b.grad is not None:
+            assert torch.allclose(a.grad, b.grad, atol=1e-4 * float(b.grad.abs().max()) + 1e-5), name

@@ -11,9 +11,9 @@ from openvocab.prompting import templates
 from openvocab.vocabulary import Vocabulary
 
 
-@pytest.mark.parametrize(("name", "count"), [("plain", 1), ("photo", 1), ("simple7", 7), ("clip81", 81)])
+@pytest.mark.parametrize(("name", "count"), [("plain", 1), ("photo", 1), ("simple7", 7), ("clip80", 80), ("clip81", 81)])
 def test_counts(name: str, count: int) -> None:
-    if name == "clip81":
+    if name.startswith("clip"):
         pytest.importorskip("open_clip")
     frames = templates(name)
     assert len(set(frames)) == count
@@ -24,14 +24,15 @@ def test_clip81_is_the_bare_name_and_clips_80() -> None:
     pytest.importorskip("open_clip")
     frames = templates("clip81")
     assert frames[0] == "{}." and frames[1] == "a bad photo of a {}." and "a tattoo of the {}." in frames
+    assert templates("clip80") == frames[1:]
 
 
 def test_unknown() -> None:
-    for bad in ("clip80", ["plain"]):
+    for bad in ("clip82", ["plain"]):
         with pytest.raises(PromptError, match="there are no templates"):
             templates(bad)
-    with pytest.raises(PromptError, match="Did you mean 'clip81'"):
-        templates("clip80")
+    with pytest.raises(PromptError, match="Did you mean 'clip8[01]'"):
+        templates("clip82")
 
 
 def test_without_open_clip(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,7 @@ def test_ranks_talk_to_each_other_and_results_come_in_order() -> None:
     assert [r[0] for r in results] == [(31.0, 0, 1, "0"), (31.0, 1, 1, "1")]
 
 
+@pytest.mark.slow
 def test_the_failing_ranks_traceback_is_raised() -> None:
     with pytest.raises(RankError) as caught:
         run_gloo(_fail_on_one)
@@ -45,12 +46,14 @@ def test_the_failing_ranks_traceback_is_raised() -> None:
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_is_reported() -> None:
     with pytest.raises(RankError, match="rank 0 ended with exit code 7"):
         run_gloo(lambda: os._exit(7) if dist.get_rank() == 0 else dist.barrier())
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_stopped_at_the_limit() -> None:
     start = time.monotonic()
     with pytest.raises(RankError) as caught:

@@ -11,7 +11,7 @@ import torch
 
 from openvocab.errors import DataError
 from openvocab.testing import golden
-from openvocab.testing.golden import GOLDEN_ENV, assert_close, golden_path
+from openvocab.testing.golden import GOLDEN_ENV, assert_close, assert_near, golden_path
 
 
 @pytest.fixture()
@@ -107,3 +107,23 @@ def test_what_differs_is_found(ours: list, theirs: list) -> None:
 def test_shapes_are_not_broadcast() -> None:
     with pytest.raises(AssertionError, match=r"shape \(1, 3\) .ours. is not \(3,\)"):
         assert_close("x", np.ones((1, 3)), np.ones(3), 1.0)
+
+
+def test_a_tolerance_can_grow_with_the_array() -> None:
+    """It is the largest entry that counts, and only above 1."""
+    assert_close("large", [200.0, 0.01], [200.0, 0.0], 1e-4, by_scale=True)
+    for ours, theirs in (([200.0, 0.03], [200.0, 0.0]), ([0.5, 0.001], [0.5, 0.0])):
+        with pytest.raises(AssertionError):
+            assert_close("x", ours, theirs, 1e-4, by_scale=True)
+
+
+def test_gradients_are_compared_by_their_norm() -> None:
+    theirs = np.ones(100)
+    ours = theirs.copy()
+    ours[7] += 0.009
+    assert_near("gradient", ours, theirs, 1e-3)
+    for wrong in (theirs * 1.002, -theirs, np.full(100, math.nan)):
+        with pytest.raises(AssertionError, match="gradient: the difference"):
+            assert_near("gradient", wrong, theirs, 1e-3)
+    with pytest.raises(AssertionError, match="shape"):
+        assert_near("gradient", theirs[None], theirs, 1e-3)

@@ -34,7 +34,7 @@ def test_backbone_takes_odd_sizes_and_one_picture_at_a_time() -> None:
     assert together["p3"].shape[-2:] == (5, 12)
 
 
-@pytest.mark.parametrize("options", [{"channels": 6}, {"first": 5, "last": 3}, {"first": 0}, {"channels": 0}])
+@pytest.mark.parametrize("options", [{"channels": 6}, {"first": 5, "last": 3}, {"first": 0}, {"channels": 0}, {"groups": 5}])
 def test_backbone_refuses_what_makes_no_pyramid(options: dict) -> None:
     with pytest.raises(ConfigError, match="TinyBackbone"):
         TinyBackbone(**options)

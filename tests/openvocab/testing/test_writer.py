@@ -134,7 +134,8 @@ def test_grounding_files_load_and_say_what_the_scene_says(written: WrittenSet) -
     ours = to_grounding_record(scene, text)
     assert records[0]["phrases"] == ours["phrases"]
     read, made = records[0]["annotations"], ours["annotations"]
-    assert [(a["bbox"], a["category_id"]) for a in read] == [(a["bbox"], a["category_id"]) for a in made]
+    keys = ("bbox", "category_id", "segmentation")
+    assert [[a[k] for k in keys] for a in read] == [[a[k] for k in keys] for a in made]
     mapped = DatasetMapper(is_train=True)(records[0])
     assert mapped["caption"] == to_model_input(ours)["caption"] == text.caption
 

@@ -50,6 +50,15 @@ def test_templates_are_averaged_in_both_ways() -> None:
         encode_vocabulary(encoder, WORDS, mode="sum")
 
 
+def test_a_long_vocabulary_goes_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = HashedTextEncoder(dim=16)
+    whole = encode_vocabulary(encoder, WORDS, cache=None)
+    monkeypatch.setattr("openvocab.text.cache.NAMES_AT_A_TIME", 2)
+    sizes = []
+    monkeypatch.setattr(encoder, "encode", lambda texts, **k: sizes.append(len(texts)) or type(encoder).encode(encoder, texts, **k))
+    assert torch.allclose(encode_vocabulary(encoder, WORDS, cache=None), whole, atol=1e-6) and sizes == [4, 2]
+
+
 def test_prompts_are_encoded_not_names() -> None:
     words = Vocabulary.from_names(["RBC"], prompts=["red blood cell"])
     encoder = HashedTextEncoder(dim=16)

@@ -22,6 +22,7 @@ SIZES = {
     "coco_ovd_65": 65,
     "lvis": 1203,
     "objects365": 365,
+    "openimages": 500,
     "voc": 20,
     "bccd": 3,
     "aquarium": 7,
@@ -84,6 +85,14 @@ def test_objects365() -> None:
     assert (v.names[0], v.names[9], v.names[-1]) == ("Person", "Desk", "Table Tennis")
     assert v.index("Hamimelon") == v.index("Hami melon"), "the original spelling is an alias"
     assert v.prompts[v.index("Cabinet/shelf")] == "cabinet or shelf"
+
+
+def test_openimages() -> None:
+    v = Vocabulary.builtin("openimages")
+    assert (v.names[0], v.names[6], v.names[-1]) == ("Infant bed", "Animal", "Toilet")
+    assert v.prompts[v.index("Mouse (2)")] == "computer mouse", "the data set has two mice, and two benches"
+    assert v.prompts[v.index("Kitchen & dining room table")] == "kitchen and dining room table"
+    assert all(p == p.casefold() and "&" not in p for p in v.prompts)
 
 
 def test_odinw_engineered_prompts() -> None:

@@ -1,4 +1,4 @@
-"""Bad pictures in training: skipped, counted, and an end when there are too many (facts/reliability.md 2.7)."""
+"""Promise 7: a bad picture in training is skipped, counted and named once; too many, or one with --strict, end it with the list."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from openvocab.data import (
     register_coco_folder,
 )
 from openvocab.errors import ConfigError, DataError
+from tests.faults.traps import run_tool
 
 WORKERS = pytest.mark.parametrize("workers", [0, 2])
 
@@ -77,6 +78,58 @@ def test_more_than_the_budget_stops_with_the_list(broken: Path, workers: int) ->
 def test_strict_stops_at_the_first(broken: Path, workers: int) -> None:
     with pytest.raises(DataError, match=r"1 of 6 in 't_set' are bad, 0 allowed: .*2\.png"):
         list(itertools.islice(iter(build(BadSampleBudget(strict=True), num_workers=workers)), 30))
+
+
+@WORKERS
+def test_strict_for_a_whole_run(broken: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the config's mappers say, and in reading processes too."""
+    monkeypatch.setenv("OPENVOCAB_STRICT", "1")
+    with pytest.raises(DataError, match=r"1 of 6 in 't_set' are bad, 0 allowed: .*2\.png"):
+        list(itertools.islice(iter(build(BadSampleBudget(at_least=3), num_workers=workers)), 30))
+
+
+CONFIG = """
+import torch
+from detectron2.config import LazyCall as L
+from detectron2.solver import WarmupParamScheduler
+from fvcore.common.param_scheduler import ConstantParamScheduler
+from openvocab.data import DatasetMapper, TrainSource, build_train_loader, register_coco_folder
+from openvocab.engine import build_sgd
+
+register_coco_folder("t_set", root={folder!r}, annotations="train.json")
+
+
+class Counting(torch.nn.Linear):
+    def forward(self, batch):
+        return {{"loss": super().forward(torch.tensor([[float(len(batch))]])).square().sum()}}
+
+
+model = L(Counting)(in_features=1, out_features=1)
+dataloader = dict(
+    train=L(build_train_loader)(
+        sources=[L(TrainSource)(name="t_set", mapper=L(DatasetMapper)(is_train=True))], total_batch_size=2, seed=1
+    ),
+    test=dict(),
+)
+optimizer = L(build_sgd)(lr=0.01)
+lr_multiplier = L(WarmupParamScheduler)(scheduler=L(ConstantParamScheduler)(value=1.0), warmup_factor=1.0, warmup_length=0.1)
+train = dict(max_iter=12, output_dir={output!r}, eval_period=-1, device="cpu")
+"""
+
+
+def test_the_command_goes_on_or_stops_in_one_sentence(
+    broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("OPENVOCAB_STRICT", "")  # restored afterwards, whatever the tool sets
+    config, output = tmp_path / "config.py", tmp_path / "out"
+    config.write_text(CONFIG.format(folder=str(broken), output=str(output)))
+    assert run_tool("train_net", "--config-file", str(config)) == 0
+    log = (output / "log.txt").read_text()
+    assert log.count("2.png") == 1 and "(1 of 1 allowed)" in log
+    capsys.readouterr()
+    assert run_tool("train_net", "--config-file", str(config), "--strict") == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: 1 of 6 in 't_set' are bad, 0 allowed") and "2.png" in error
 
 
 @WORKERS
