@@ -13,11 +13,15 @@ from openvocab.modeling.fpn import build_fpn_p6p7
 from openvocab.modeling.swin import build_swin_backbone
 from openvocab.text import build_text_encoder
 
+from .modeling.execution import Execution
 from .modeling.fusion import BiAttention, VisionLanguageFusion
 from .modeling.head import GLIPv2Block, GLIPv2Head, RegionWordAlignment
 from .modeling.language import LanguageLayer
 from .modeling.losses import GroundingCriterion
+from .modeling.mask_branch import MaskBranch, MaskPooler
+from .modeling.mask_head import GLIPv2MaskHead
 from .modeling.postprocess import GroundingPostProcessor
+from .modeling.prompts import Chunking
 
 
 def add_glipv2_config(cfg: CfgNode) -> None:
@@ -48,6 +52,16 @@ def add_glipv2_config(cfg: CfgNode) -> None:
     node.PRE_NMS_TOPK_TEST = 1000
     node.NMS_THRESH_TEST = 0.6
     node.DETECTIONS_PER_IMAGE = 100
+    node.PROMPT_NAMES = 0  # most names of a prompt, 40 in the official protocol for LVIS; 0: as many as its tokens allow
+    node.PRECISION = "float32"  # or "bfloat16", outside training
+    node.CHANNELS_LAST = False
+    node.COMPILE = False  # torch.compile the head
+    # the mask head, built where MODEL.MASK_ON is true
+    node.MASK_LAYERS = 4  # convolutions of its trunk
+    node.MASK_HOURGLASS = False  # hourglasses in place of convolutions
+    node.MASK_FUSED = True  # pool from the fused maps; False: from the pyramid
+    node.MASK_WORD_DIM = 768  # of class embeddings, where the head serves in a stock R-CNN
+    node.FROZEN_DETECTOR = False  # train the mask head alone
 
 
 @BACKBONE_REGISTRY.register()
@@ -77,6 +91,19 @@ def _blocks(node: CfgNode, channels: int, lang_dim: int) -> list[GLIPv2Block]:
         )
         for _ in range(node.NUM_BLOCKS)
     ]
+
+
+def _mask_branch(cfg: CfgNode, channels: int, lang_dim: int, strides: list[int]) -> MaskBranch | None:
+    if not cfg.MODEL.MASK_ON:
+        return None
+    node, cfg = cfg.MODEL.GLIPV2, cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.GLIPV2.MASK_WORD_DIM = lang_dim
+    return MaskBranch(
+        pooler=MaskPooler(strides=strides, official=node.OFFICIAL),
+        head=GLIPv2MaskHead(cfg, ShapeSpec(channels=channels)),
+        fused=node.MASK_FUSED,
+    )
 
 
 def glipv2_from_config(cfg: CfgNode) -> dict:
@@ -118,5 +145,9 @@ def glipv2_from_config(cfg: CfgNode) -> dict:
         "pixel_std": cfg.MODEL.PIXEL_STD,
         "input_format": cfg.INPUT.FORMAT,
         "ignore_padding": not node.OFFICIAL,
+        "mask_branch": _mask_branch(cfg, channels, text_encoder.dim, strides),
+        "frozen_detector": node.FROZEN_DETECTOR,
+        "chunking": Chunking(max_names=node.PROMPT_NAMES or None),
+        "execution": Execution(precision=node.PRECISION, channels_last=node.CHANNELS_LAST, compile=node.COMPILE),
         "vocabulary": list(node.VOCABULARY) or None,
     }

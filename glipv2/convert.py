@@ -22,6 +22,10 @@ _PREFIXES = (
     ("rpn.head.log_scale", "head.alignment.log_scale"),
     ("rpn.head.bias_lang", "head.alignment.bias_lang"),
     ("rpn.head.bias0", "head.alignment.bias0"),
+    ("roi_heads.mask.predictor.conv5_mask.", "mask_branch.head.upsample."),
+    ("roi_heads.mask.predictor.dot_product_projection_text.", "mask_branch.head.alignment.projection."),
+    ("roi_heads.mask.predictor.log_scale", "mask_branch.head.alignment.log_scale"),
+    ("roi_heads.mask.predictor.bias_lang", "mask_branch.head.alignment.bias_lang"),
 )
 _FUSION = {
     "gamma_v": "gamma_v",
@@ -51,14 +55,24 @@ _DYNAMIC = (
     ("relu.fc.", "relu.fc."),
     ("offset.", "offset."),
 )
+_HOURGLASS = {
+    "up1": "skip",
+    "low1": "down",
+    "low2": "inner",
+    "low3": "up",
+    "conv1": "layers.0",
+    "conv2": "layers.1",
+    "conv3": "layers.2",
+}
 # never used at run time: the dead class head, buffers that are recomputed, heads of other losses, and what BERT adds
 _DROPPED = re.compile(
     r"rpn\.head\.cls_logits\.|rpn\.anchor_generator\.|rpn\.head\.mlm_head\.|rpn\.head\.tunable_linear\.|rpn\.resizer\.|"
-    r"rpn\.loss_evaluator\.|roi_heads\.|language_backbone\.body\.model\.pooler\.|"
+    r"rpn\.loss_evaluator\.|roi_heads\.(?!mask\.)|language_backbone\.body\.model\.pooler\.|"
     r"language_backbone\.body\.model\.embeddings\.position_ids"
 )
 _TOWER = re.compile(r"rpn\.head\.dyhead_tower\.(\d+)\.(.+)")
 _FPN = re.compile(r"backbone\.fpn\.fpn_(inner|layer)(\d)\.(.+)")
+_MASK_TRUNK = re.compile(r"roi_heads\.mask\.feature_extractor\.mask_(fcn|hg)(\d+)\.(?:(.+)\.)?(weight|bias)")
 
 
 @dataclass
@@ -92,6 +106,16 @@ def _tower_key(index: int, rest: str, fused: bool) -> str | None:
     return f"head.blocks.{block}.{inner}"
 
 
+def _mask_trunk_key(kind: str, number: int, path: str, tail: str) -> str | None:
+    """A convolution is there by itself ("conv1.weight"), or as 0 with its normalisation as 1 ("conv1.0.weight")."""
+    parts = path.split(".") if path else []
+    layer = {"0": "conv", "1": "norm"}[parts.pop()] if parts and parts[-1] in ("0", "1") else "conv"
+    if any(p not in _HOURGLASS for p in parts) or (kind == "fcn" and parts):
+        return None
+    inner = [_HOURGLASS[p] for p in parts]
+    return ".".join([f"mask_branch.head.trunk.{'layers' if kind == 'fcn' else 'blocks'}.{number - 1}", *inner, layer, tail])
+
+
 def official_key(key: str, *, fused: bool) -> str | None:
     """Return our name for an official key (without "module."), or None for an unknown one.
 
@@ -101,6 +125,8 @@ def official_key(key: str, *, fused: bool) -> str | None:
         return _tower_key(int(match[1]), match[2], fused)
     if match := _FPN.fullmatch(key):  # Swin's stages 2, 3, 4 become levels p3, p4, p5
         return f"backbone.fpn_{'lateral' if match[1] == 'inner' else 'output'}{int(match[2]) + 1}.{match[3]}"
+    if match := _MASK_TRUNK.fullmatch(key):
+        return _mask_trunk_key(match[1], int(match[2]), match[3] or "", match[4])
     return _rename(key, _PREFIXES)
 
 
@@ -108,7 +134,8 @@ def from_official(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
     """Rename the tensors of an official GLIP checkpoint (its "model" entry).
 
     Returns:
-        a state dict for `glipv2.modeling.GLIPv2` as configs/glipv2/models/glip_*.py build it, and a report.
+        a state dict for `glipv2.modeling.GLIPv2` as configs/glipv2/models/glip_*.py build it, and a report. A mask head's tensors
+        (`roi_heads.mask.`; no released file is known to have them) are named for `GLIPv2(mask_branch=...)`.
 
     Raises:
         WeightsError: if nothing in it is GLIP's.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import torch
@@ -18,10 +17,11 @@ from openvocab.prompting import Caption, build_caption, token_map
 from openvocab.text import LanguageFeatures
 from openvocab.vocabulary import Vocabulary
 
+from .execution import Execution
 from .head import HeadOutput
 from .losses import Targets
-
-CACHED_CAPTIONS = 32
+from .prompts import CaptionCache, Chunking, Encoded, Prompt, PromptPlanner, stack_captions
+from .trunk import Trunk, valid_cells
 
 
 @META_ARCH_REGISTRY.register()
@@ -42,10 +42,14 @@ class GLIPv2(nn.Module):
         ignore_padding: leave padded pixels out of attention and means, and run pictures of different sizes apart at test time, so
             that a batch gives what its pictures give alone (ours). False is the published form, in which padding takes part.
         prior: optional second opinion on names in evaluation, a `SemanticPrior`; pictures with a caption go without it.
+        mask_branch: a `MaskBranch` that gives the detections masks, and `loss_mask` in training.
+        frozen_detector: train the mask branch alone, as the released code does; the detection losses are left out.
+        chunking: how a vocabulary over the token budget is cut, a `Chunking`. The trunk runs once a picture, whatever it says.
+        execution: an `Execution`: 16 bits, memory order, compilation.
         vocabulary: names used when a picture brings none.
 
     Raises:
-        ConfigError: for an unknown `input_format`.
+        ConfigError: for an unknown `input_format`, or a frozen detector without a mask branch.
     """
 
     @configurable
@@ -64,6 +68,10 @@ class GLIPv2(nn.Module):
         separator: str = ". ",
         ignore_padding: bool = True,
         prior: nn.Module | None = None,
+        mask_branch: nn.Module | None = None,
+        frozen_detector: bool = False,
+        chunking: Chunking | None = None,
+        execution: Execution | None = None,
         vocabulary: Vocabulary | Sequence[str] | None = None,
     ) -> None:
         super().__init__()
@@ -72,9 +80,15 @@ class GLIPv2(nn.Module):
         self.backbone, self.text_encoder, self.head = backbone, text_encoder, head
         self.anchor_generator, self.criterion, self.postprocessor = anchor_generator, criterion, postprocessor
         self.input_format, self.separator, self.ignore_padding, self.prior = input_format, separator, ignore_padding, prior
+        self.mask_branch, self.frozen_detector = mask_branch, frozen_detector
+        if frozen_detector:
+            self._freeze()
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
-        self._language_cache: OrderedDict[tuple, tuple[LanguageFeatures, Tensor]] = OrderedDict()
+        self.chunking, self.execution = chunking or Chunking(), execution or Execution()
+        self.execution.prepare(backbone, head)
+        self._plan = PromptPlanner(text_encoder=text_encoder, chunking=self.chunking, separator=separator, prior=prior)
+        self._language_cache = CaptionCache()
         self.register_load_state_dict_post_hook(lambda module, _: module._language_cache.clear())
         self.vocabulary: Vocabulary | None = None
         if vocabulary is not None:
@@ -92,20 +106,41 @@ class GLIPv2(nn.Module):
         return self.pixel_mean.device
 
     def set_vocabulary(self, vocabulary: Vocabulary | Sequence[str] | str) -> None:
-        """Detect these names from now on, in pictures that bring no vocabulary or caption of their own.
+        """Detect these names from now on, any number of them, in pictures that bring no vocabulary or caption of their own.
 
         Raises:
-            PromptError: if the names need more tokens than the text encoder takes.
+            PromptError: if one name alone needs more tokens than the text encoder takes.
         """
         vocabulary = Vocabulary.coerce(vocabulary)
-        self.text_encoder.tokenize([build_caption(vocabulary, separator=self.separator).text])
+        self._plan(vocabulary)
         self.vocabulary = vocabulary
+
+    def name_chunks(self, vocabulary: Vocabulary) -> list[list[int]]:
+        """Places of the names that are asked together; the model itself asks one chunk after the other.
+
+        Raises:
+            PromptError: if one name alone needs more tokens than the text encoder takes.
+        """
+        prompts = self._plan(vocabulary)
+        return [list(range(len(vocabulary)) if p.places is None else p.places) for p in prompts]
 
     def train(self, mode: bool = True) -> GLIPv2:
         """Set the mode; training forgets encoded captions, since the text encoder may change."""
         if mode:
             self._language_cache.clear()
-        return super().train(mode)
+        super().train(mode)
+        for part in self._frozen_parts():
+            part.eval()
+        return self
+
+    def _freeze(self) -> None:
+        if self.mask_branch is None:
+            raise ConfigError("frozen_detector=True trains a mask branch alone, but there is no mask_branch")
+        for part in self._frozen_parts():
+            part.requires_grad_(False)
+
+    def _frozen_parts(self) -> tuple[nn.Module, ...]:
+        return (self.backbone, self.text_encoder, self.head) if self.frozen_detector else ()
 
     def _apply(self, fn: Callable, recurse: bool = True) -> GLIPv2:
         self._language_cache.clear()  # encoded captions stay on their old device
@@ -117,31 +152,37 @@ class GLIPv2(nn.Module):
         Args:
             batched_inputs: a dict a picture: `image` (3, H, W) in `input_format`, 0-255; optional `height`, `width` of the
                 original; `vocabulary` (`Vocabulary`) or `caption` (`Caption`) for this picture; in training `instances` with
-                `gt_boxes` and `gt_classes` (index into the names or phrases) and optional `ignore_boxes` (I, 4).
+                `gt_boxes` and `gt_classes` (index into the names or phrases; with a mask branch `gt_masks` too) and optional
+                `ignore_boxes` (I, 4).
 
         Returns:
             in training a dict of scalar losses, else `[{"instances": Instances}]` in the size (height, width), best first, with
-            `pred_boxes`, `scores` (0..1) and `pred_classes`.
+            `pred_boxes`, `scores` (0..1), `pred_classes` and, from a mask branch, `pred_masks` (N, height, width) bool.
 
         Raises:
             VocabularyError: if there is nothing to look for.
         """
-        captions = [self._caption(x) for x in batched_inputs]
         if self.training:
-            return self._losses(batched_inputs, captions)
-        return self._detect(batched_inputs, captions)
+            return self._losses(batched_inputs, [self._caption(x) for x in batched_inputs])
+        return self._detect(batched_inputs)
 
     def _caption(self, x: dict) -> Caption:
-        if x.get("caption") is not None:
-            if not isinstance(x["caption"], Caption):
-                raise PromptError("'caption' must be an openvocab.prompting.Caption, which says where its phrases are")
-            return x["caption"]
+        """The one caption of a picture in training."""
+        if x.get("caption") is None:
+            return build_caption(self._vocabulary(x), separator=self.separator)
+        if not isinstance(x["caption"], Caption):
+            raise PromptError("'caption' must be an openvocab.prompting.Caption, which says where its phrases are")
+        return x["caption"]
+
+    def _vocabulary(self, x: dict) -> Vocabulary:
         vocabulary = x.get("vocabulary") or self.vocabulary
         if vocabulary is None:
             raise VocabularyError("nothing to look for: call set_vocabulary(...), or give each input a 'vocabulary' or 'caption'")
-        if self._uses_prior(x):
-            vocabulary = self.prior.extended(vocabulary)
-        return build_caption(vocabulary, separator=self.separator)
+        return vocabulary
+
+    def _prompts(self, x: dict) -> list[Prompt]:
+        """What is asked of a picture: its caption, or its vocabulary in as many prompts as it needs."""
+        return self._plan(self._vocabulary(x)) if x.get("caption") is None else [Prompt(self._caption(x))]
 
     # ---- language -------------------------------------------------------------------------------------------------
 
@@ -152,17 +193,11 @@ class GLIPv2(nn.Module):
         """
         if self.training:
             return self._encode(captions)
-        missing = [c for c in dict.fromkeys(captions) if c not in self._language_cache]
-        for caption in missing:
-            features, maps = self._encode([caption])
-            self._language_cache[caption] = (features, maps[0])
-        found = [self._language_cache[c] for c in captions]
-        while len(self._language_cache) > CACHED_CAPTIONS:
-            self._language_cache.popitem(last=False)
-        width = max(f.hidden.shape[1] for f, _ in found)
-        hidden = torch.cat([F.pad(f.hidden, (0, 0, 0, width - f.hidden.shape[1])) for f, _ in found])
-        mask = torch.cat([F.pad(f.mask, (0, width - f.mask.shape[1])) for f, _ in found])
-        return LanguageFeatures(hidden=hidden, mask=mask), [F.pad(m, (0, width - m.shape[1])) for _, m in found]
+        return stack_captions(self._language_cache.get(captions, self._encode_one))
+
+    def _encode_one(self, caption: Caption) -> Encoded:
+        features, maps = self._encode([caption])
+        return features, maps[0]
 
     def _encode(self, captions: Sequence[Caption]) -> tuple[LanguageFeatures, list[Tensor]]:
         tokens = self.text_encoder.tokenize([c.text for c in captions])
@@ -182,36 +217,43 @@ class GLIPv2(nn.Module):
         step = max(self.backbone.size_divisibility, 1)
         return -(-length // step) * step
 
-    def _valid(self, features: Sequence[Tensor], sizes: list[tuple[int, int]], padded: tuple[int, int]) -> list[Tensor] | None:
-        """Per level (B, 1, H, W) bool: cells whose top left corner lies inside the picture. None in the published form."""
-        if not self.ignore_padding:
-            return None
-        masks = []
-        for x in features:
-            h, w = x.shape[-2:]
-            mask = torch.zeros(len(sizes), 1, h, w, dtype=torch.bool, device=x.device)
-            for i, (height, width) in enumerate(sizes):
-                mask[i, :, : -(-height * h // padded[0]), : -(-width * w // padded[1])] = True
-            masks.append(mask)
-        return masks
-
     def run_head(
         self, images: Sequence[Tensor], language: LanguageFeatures
     ) -> tuple[HeadOutput, list[Tensor], list[tuple[int, int]]]:
         """Run network and anchors on a batch of pictures: the head's output, per level anchors (N, 4), picture sizes."""
+        trunk = self.run_trunk(images)
+        return self.head(trunk.features, language, trunk.valid), trunk.anchors, trunk.sizes
+
+    def run_trunk(self, images: Sequence[Tensor]) -> Trunk:
+        """Run what needs no words: the backbone on a batch of pictures."""
         padded, sizes = self.preprocess(images)
-        features = list(self.backbone(padded).values())
-        valid = self._valid(features, sizes, tuple(padded.shape[-2:]))
-        anchors = [a.tensor for a in self.anchor_generator(features)]
-        return self.head(features, language, valid), anchors, sizes
+        features = list(self.backbone(self.execution.order(padded)).values())
+        valid = valid_cells(features, sizes, tuple(padded.shape[-2:])) if self.ignore_padding else None
+        return Trunk(features, valid, [a.tensor for a in self.anchor_generator(features)], sizes)
 
     # ---- training -------------------------------------------------------------------------------------------------
 
     def _losses(self, batched_inputs: list[dict], captions: list[Caption]) -> dict[str, Tensor]:
         language, maps = self.encode_captions(captions)
-        output, anchors, _ = self.run_head([x["image"] for x in batched_inputs], language)
-        targets = [self._target(x, m) for x, m in zip(batched_inputs, maps, strict=True)]
-        return self.criterion(output, anchors, language.mask, targets)
+        output, anchors, sizes = self.run_head([x["image"] for x in batched_inputs], language)
+        losses = {}
+        if not self.frozen_detector:
+            targets = [self._target(x, m) for x, m in zip(batched_inputs, maps, strict=True)]
+            losses.update(self.criterion(output, anchors, language.mask, targets))
+        if self.mask_branch is not None:
+            found = self._present_boxes(output, anchors, maps, sizes)
+            truth = [x["instances"].to(self.device) for x in batched_inputs]
+            losses.update(self.mask_branch.losses(output, maps, truth, found))
+        return losses
+
+    @torch.no_grad()
+    def _present_boxes(
+        self, output: HeadOutput, anchors: list[Tensor], maps: list[Tensor], sizes: list[tuple[int, int]]
+    ) -> list[Tensor]:
+        """Return the boxes (N, 4) that the detector finds at this point of the training, a picture each."""
+        post, parts = self.postprocessor, [_one(output, i, anchors) for i in range(len(maps))]
+        found = [post.suppress(post.candidates(*p, m, s)) for p, m, s in zip(parts, maps, sizes, strict=True)]
+        return [f.pred_boxes.tensor for f in found]
 
     def _target(self, x: dict, phrase_tokens: Tensor) -> Targets:
         truth = x["instances"]
@@ -224,16 +266,45 @@ class GLIPv2(nn.Module):
 
     # ---- inference ------------------------------------------------------------------------------------------------
 
-    def _detect(self, batched_inputs: list[dict], captions: list[Caption]) -> list[dict[str, Instances]]:
-        language, maps = self.encode_captions(captions)
+    def _detect(self, batched_inputs: list[dict]) -> list[dict[str, Instances]]:
+        prompts = [self._prompts(x) for x in batched_inputs]
         results: list[dict[str, Instances] | None] = [None] * len(batched_inputs)
         for group in self._groups(batched_inputs):
-            part = LanguageFeatures(hidden=language.hidden[group], mask=language.mask[group])
-            output, anchors, sizes = self.run_head([batched_inputs[i]["image"] for i in group], part)
-            for j, i in enumerate(group):
-                found = self._postprocess(batched_inputs[i], _one(output, j, anchors), maps[i], sizes[j])
-                results[i] = {"instances": self._finish(batched_inputs[i], found)}
+            with self.execution.rounding(self.device):
+                trunk = self.run_trunk([batched_inputs[i]["image"] for i in group])
+            found: list[list[Instances]] = [[] for _ in group]
+            asked = [(j, prompt) for j, i in enumerate(group) for prompt in prompts[i]]
+            step = max(len(group), self.chunking.batch)
+            for start in range(0, len(asked), step):
+                part = asked[start : start + step]
+                answers = self._ask(trunk, part, [batched_inputs[group[j]] for j, _ in part])
+                for (j, prompt), answer in zip(part, answers, strict=True):
+                    found[j].append(prompt.in_whole(answer))
+            for i, parts in zip(group, found, strict=True):
+                results[i] = {"instances": self._finish(batched_inputs[i], self._merge(parts))}
         return results
+
+    def _ask(self, trunk: Trunk, asked: list[tuple[int, Prompt]], inputs: list[dict]) -> list[Instances]:
+        """Run the tower for prompts of pictures (by their place in the trunk); detections in pixels of the network's input."""
+        language, maps = self.encode_captions([prompt.caption for _, prompt in asked])
+        part = trunk.of([j for j, _ in asked])
+        with self.execution.rounding(self.device):
+            output = self.head(part.features, language, part.valid)
+        answers = []
+        for k, ((_, prompt), x) in enumerate(zip(asked, inputs, strict=True)):
+            found = self._postprocess(x, prompt, _one(output, k, part.anchors), maps[k], part.sizes[k])
+            if self.mask_branch is not None:
+                with self.execution.rounding(self.device):
+                    found = self.mask_branch.predict(output, k, maps[k], found)
+            answers.append(found)
+        return answers
+
+    def _merge(self, parts: list[Instances]) -> Instances:
+        """Join what the prompts of a picture found, best first; a single prompt keeps the postprocessor's limit."""
+        if len(parts) == 1:
+            return parts[0]
+        found = Instances.cat(parts)
+        return found[found.scores.argsort(descending=True, stable=True)[: self.chunking.max_detections]]
 
     def _groups(self, batched_inputs: list[dict]) -> list[list[int]]:
         """Indices of pictures that run together: those of one padded size, or all in the published form."""
@@ -244,17 +315,14 @@ class GLIPv2(nn.Module):
             groups.setdefault(tuple(self._padded(s) for s in x["image"].shape[-2:]), []).append(i)
         return list(groups.values())
 
-    def _postprocess(self, x: dict, parts: tuple, phrase_tokens: Tensor, size: tuple[int, int]) -> Instances:
-        if not self._uses_prior(x):
+    def _postprocess(self, x: dict, prompt: Prompt, parts: tuple, phrase_tokens: Tensor, size: tuple[int, int]) -> Instances:
+        if self.prior is None or prompt.vocabulary is None:
             return self.postprocessor.suppress(self.postprocessor.candidates(*parts, phrase_tokens, size))
-        vocabulary = x.get("vocabulary") or self.vocabulary  # the prompt may hold a generic name behind these
+        vocabulary = prompt.vocabulary  # the caption may hold a generic name behind these
         found = self.postprocessor.suppress(self.postprocessor.candidates(*parts, phrase_tokens[: len(vocabulary)], size))
         boxes, scores = self.postprocessor.proposals(*parts, phrase_tokens, size)
         image = x["image"] if self.input_format == "RGB" else x["image"].flip(0)
         return self.prior(image, found, boxes, scores, vocabulary, self.postprocessor.max_detections)
-
-    def _uses_prior(self, x: dict) -> bool:
-        return self.prior is not None and not self.training and x.get("caption") is None
 
     def _finish(self, x: dict, found: Instances) -> Instances:
         height, width = x["image"].shape[-2:]

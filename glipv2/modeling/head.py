@@ -25,6 +25,7 @@ class HeadOutput:
         alignment: per level (B, N, T) logits of each cell against each token.
         features: per level (B, C, H, W) fused features (for mask heads).
         hidden: (B, T, L) fused words (for language heads).
+        pyramid: per level (B, C, H, W) features that went into the tower.
     """
 
     box_deltas: list[Tensor]
@@ -32,6 +33,7 @@ class HeadOutput:
     alignment: list[Tensor]
     features: list[Tensor]
     hidden: Tensor
+    pyramid: list[Tensor]
 
 
 class GLIPv2Block(nn.Module):
@@ -76,20 +78,24 @@ class RegionWordAlignment(nn.Module):
         channels: C of the cells.
         lang_dim: L of the words.
         log_scale: initial logarithm of the divisor.
-        prior_prob: initial probability of a match (focal loss).
+        prior_prob: initial probability of a match (focal loss); None: no such bias at all (mask heads).
     """
 
-    def __init__(self, *, channels: int = 256, lang_dim: int = 768, log_scale: float = 0.0, prior_prob: float = 0.01) -> None:
+    def __init__(
+        self, *, channels: int = 256, lang_dim: int = 768, log_scale: float = 0.0, prior_prob: float | None = 0.01
+    ) -> None:
         super().__init__()
         self.projection = nn.Linear(lang_dim, channels)
         self.log_scale = nn.Parameter(torch.tensor([log_scale]))
         self.bias_lang = nn.Parameter(torch.zeros(lang_dim))
-        self.bias0 = nn.Parameter(torch.tensor([-math.log((1 - prior_prob) / prior_prob)]))
+        prior = None if prior_prob is None else nn.Parameter(torch.tensor([-math.log((1 - prior_prob) / prior_prob)]))
+        self.bias0 = prior
 
     def words(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Prepare words (B, T, L): their vectors (B, T, C) and biases (B, T)."""
         hidden = F.normalize(hidden.float(), dim=-1)
-        return self.projection(hidden / 2.0), hidden @ self.bias_lang + self.bias0
+        bias = hidden @ self.bias_lang
+        return self.projection(hidden / 2.0), bias if self.bias0 is None else bias + self.bias0
 
     def forward(self, cells: Tensor, words: tuple[Tensor, Tensor]) -> Tensor:
         """Compare cells (B, N, C) with prepared words: (B, N, T)."""
@@ -139,7 +145,8 @@ class GLIPv2Head(nn.Module):
 
         `valid` [(B, 1, H, W)] marks the cells inside the pictures; None is the published form, in which padding takes part.
         """
-        features, mask = list(features), language.mask
+        pyramid, mask = list(features), language.mask
+        features = pyramid
         hidden = language.hidden
         for block in self.blocks:
             features, hidden = block(features, hidden, mask, valid)
@@ -150,4 +157,4 @@ class GLIPv2Head(nn.Module):
             deltas.append(scale(self.bbox_pred(x)).flatten(2).transpose(1, 2).float())
             centerness.append(self.centerness(x).flatten(1).float())
             logits.append(self.alignment(x.flatten(2).transpose(1, 2), words))
-        return HeadOutput(deltas, centerness, logits, features, hidden)
+        return HeadOutput(deltas, centerness, logits, features, hidden, pyramid)

@@ -79,7 +79,12 @@ class SemanticPrior(nn.Module):
         return self.strength / (1.0 + (torch.tensor(counts, dtype=torch.float32) / self.scale) ** 2)
 
     def extended(self, vocabulary: Vocabulary) -> Vocabulary:
-        """Return the vocabulary with the generic name behind its own, unless that is one of them."""
+        """Return the vocabulary with the generic name behind its own, unless that is one of them.
+
+        A vocabulary on which the prior is silent is returned as it is: one more word in the caption moves every score a little.
+        """
+        if not (self.weights(vocabulary) > MIN_WEIGHT).any():
+            return vocabulary
         return _with_name(vocabulary, self.generic_name)
 
     @torch.no_grad()

@@ -13,6 +13,8 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 
 from glipv2.modeling import (
     BiAttention,
+    Chunking,
+    Execution,
     GLIPv2,
     GLIPv2Block,
     GLIPv2Head,
@@ -68,4 +70,6 @@ model = L(GLIPv2)(
     pixel_std=[57.375, 57.12, 58.395],
     input_format="BGR",
     ignore_padding=False,
+    chunking=L(Chunking)(max_names=None, batch=4, max_detections=None),
+    execution=L(Execution)(precision="float32", channels_last=False, compile=False),
 )

@@ -12,6 +12,8 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 
 from glipv2.modeling import (
     BiAttention,
+    Chunking,
+    Execution,
     GLIPv2,
     GLIPv2Block,
     GLIPv2Head,
@@ -65,4 +67,6 @@ model = L(GLIPv2)(
     pixel_mean=[127.0, 127.0, 127.0],
     pixel_std=[128.0, 128.0, 128.0],
     input_format="RGB",
+    chunking=L(Chunking)(max_names=None, batch=4, max_detections=None),
+    execution=L(Execution)(precision="float32", channels_last=False, compile=False),
 )
