@@ -65,12 +65,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--min-side", type=float, default=16.0, help="smaller regions are left out, in pixels")
     parser.add_argument("--context", type=float, default=0.0)
     parser.add_argument("--topk", type=int, default=50)
+    parser.add_argument("--template", default="a {}", help="the sentence around every name")
     args = parser.parse_args(argv)
     from tabulate import tabulate
 
     from openvocab.bridge import Bridge
 
-    bridge, limits = Bridge(topk=args.topk), [int(v) for v in args.per_class.split(",")]
+    bridge, limits = Bridge(topk=args.topk, template=args.template), [int(v) for v in args.per_class.split(",")]
     rows = []
     for i, dataset in enumerate(args.datasets):
         rows.append({"data set": dataset, **measure(bridge, dataset, limits[min(i, len(limits) - 1)], args.min_side, args.context)})

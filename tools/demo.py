@@ -4,8 +4,10 @@
     python tools/demo.py --input photo.jpg --text "cat. remote control."
     python tools/demo.py --input folder/ clip.mp4 --vocabulary coco --output found/ --json
     python tools/demo.py --input photo.jpg --caption "a man with a red umbrella"
+    python tools/demo.py --input folder/ --model my_regionclip.py --weights rn50.safetensors --embeddings lvis.npz
 
-Prints a table a picture and writes annotated copies to the output folder; inputs are never overwritten.
+Prints a table a picture and writes annotated copies to the output folder, with masks where the model gives them (the json then has
+them as COCO run lengths); inputs are never overwritten.
 Of several files, bad ones are counted and left out. Exit code: 0; 1 if all of several files were bad; 2, with one sentence,
 if the command itself cannot be done.
 """
@@ -25,6 +27,7 @@ from openvocab.errors import ConfigError, InputError, VocabularyError, cli_main
 if TYPE_CHECKING:
     from openvocab import Detections, Vocabulary
     from openvocab.prompting import Caption
+    from openvocab.text import TextEmbeddings
 
 MAX_ROWS = 20
 
@@ -50,6 +53,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     words.add_argument("--caption", metavar="SENTENCE", help="a sentence; its noun phrases are looked for")
     parser.add_argument("--model", default="default", help="a name of the zoo ('default', 'bridge'), or a config")
     parser.add_argument("--weights", metavar="FILE", help="a weight file instead of the model's own")
+    parser.add_argument(
+        "--embeddings", metavar="FILE", help="text embeddings for a model without text encoder (tools/dump_text_embeddings.py)"
+    )
+    parser.add_argument("--dataset", metavar="NAME", help="look as a data set that the model knows does: its names and its boxes")
     parser.add_argument("--output", type=Path, default=Path("output/demo"), metavar="DIR", help="default: output/demo")
     parser.add_argument(
         "--json", nargs="?", const="", metavar="FILE", help="also write all detections; default: detections.json in --output"
@@ -88,6 +95,22 @@ def words_of(args: argparse.Namespace) -> Vocabulary | Caption | None:
         path = Path(args.vocabulary).expanduser()
         return Vocabulary.from_file(path) if path.is_file() else Vocabulary.builtin(args.vocabulary)
     return None
+
+
+def table_of(args: argparse.Namespace, words: Vocabulary | Caption | None) -> TextEmbeddings | None:
+    """Return the text embeddings of --embeddings; a file that knows no names is of those of --vocabulary.
+
+    Raises:
+        VocabularyError: if nobody knows the names.
+    """
+    if args.embeddings is None:
+        return None
+    from openvocab.text import load_text_embeddings
+
+    table = load_text_embeddings(args.embeddings)
+    if table.vocabulary is None and args.vocabulary is None:
+        raise VocabularyError(f"{args.embeddings} does not know its names: say which with --vocabulary")
+    return table if table.vocabulary is not None else load_text_embeddings(args.embeddings, vocabulary=words)
 
 
 class Names:
@@ -222,7 +245,8 @@ def main(argv: list[str] | None = None) -> int:
 
     words = words_of(args)
     jobs = jobs_of(args, words)
-    predictor = load_predictor(args.model, device=args.device, weights=args.weights, score_threshold=args.threshold)
+    options = {"device": args.device, "weights": args.weights, "score_threshold": args.threshold, "dataset": args.dataset}
+    predictor = load_predictor(args.model, embeddings=table_of(args, words), **options)
     if not args.samples and words is None and predictor.vocabulary is None:
         raise VocabularyError("say what to look for: --text 'cat. dog.', --vocabulary coco, or --caption 'a sentence'")
     args.output.mkdir(parents=True, exist_ok=True)

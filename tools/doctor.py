@@ -35,6 +35,7 @@ CORE = {
     "safetensors": "safetensors", "pycocotools": "pycocotools", "faster-coco-eval": "faster_coco_eval", "lvis": "lvis",
     "termcolor": "termcolor", "tabulate": "tabulate", "cloudpickle": "cloudpickle", "matplotlib": "matplotlib",
     "tensorboard": "tensorboard", "black": "black", "packaging": "packaging", "pyyaml": "yaml", "tqdm": "tqdm",
+    "scipy": "scipy",
 }  # fmt: skip
 OPTIONAL = {
     "supervision": ("supervision", "Detections.to_supervision()"),

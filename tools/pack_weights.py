@@ -1,6 +1,8 @@
 """Turn a training checkpoint into the weight file that ships: only what no package provides, in 16 bits, with its metadata.
 
-    python tools/pack_weights.py output/glipv2_default/model_0001499.pth openvocab/weights/default.safetensors
+    python tools/pack_weights.py output/glipv2_default/model_final.pth openvocab/weights/default.safetensors
+    python tools/pack_weights.py output/regionclip_mini/model_final.pth openvocab/weights/regionclip_mini.safetensors \
+        --config regionclip/pretrain/regionclip_mini --without text_encoder. backbone. region_features.class_vectors
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("checkpoint")
     parser.add_argument("target")
     parser.add_argument("--config", default="glipv2/default", help="gives the model, its text encoder and its names")
-    parser.add_argument("--without", default="text_encoder.", help="prefix of tensors that a package provides")
+    parser.add_argument(
+        "--without", nargs="+", default=["text_encoder."], metavar="PREFIX", help="of tensors that a package provides"
+    )
+    parser.add_argument("--card", default="docs/model_card.md", help="the page that lists the data")
     args = parser.parse_args(argv)
     import torch
 
@@ -32,17 +37,18 @@ def main(argv: list[str]) -> int:
     from openvocab.vocabulary import Vocabulary
 
     cfg = load_config(args.config)
-    cfg.model.prior = None
+    if "prior" in cfg.model:
+        cfg.model.prior = None
     model = instantiate(cfg.model)
     print(load_into(model, load_weights(args.checkpoint).tensors))
-    kept = {k: v for k, v in model.state_dict().items() if not k.startswith(args.without)}
+    kept = {k: v for k, v in model.state_dict().items() if not k.startswith(tuple(args.without))}
     half = {k: v.to(torch.float16) if v.is_floating_point() else v for k, v in kept.items()}
     worst = max(_error(v.float(), kept[k].float()) for k, v in half.items())
     metadata = {
         "config": args.config,
         "text_encoder": model.text_encoder.identity,
         "vocabulary": json.dumps(Vocabulary.builtin("coco").to_dict()),
-        "license": "Apache-2.0; trained on data listed in docs/model_card.md",
+        "license": f"Apache-2.0; trained on data listed in {args.card}",
     }
     save_weights(args.target, half, metadata)
     print(f"{args.target}: {len(half)} tensors, largest relative rounding {worst:.1e}, sha256 {sha256_file(args.target)}")

@@ -11,6 +11,7 @@ with the input (one sentence on standard error), 130 stopped by a signal after s
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from openvocab.errors import cli_main
@@ -28,6 +29,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--config-file", required=True, metavar="FILE", help="a .py or .yaml config, or a shipped one such as glipv2/default")
     add("--resume", action="store_true", help="go on from the newest readable checkpoint in train.output_dir")
     add("--eval-only", action="store_true", help="evaluate train.init_checkpoint (with --resume: the newest checkpoint)")
+    add("--strict", action="store_true", help="stop at the first bad picture or annotation, instead of skipping a few")
     add("--num-gpus", type=int, default=1, metavar="N", help="GPUs of this machine; 0 or 1 run in one process (default: 1)")
     add("--cpu-procs", type=int, default=0, metavar="N", help="instead of GPUs, N processes on the CPU")
     add("--num-machines", type=int, default=1, metavar="N", help="machines of the run")
@@ -54,6 +56,8 @@ def run(args: argparse.Namespace) -> None:
 def main() -> int:
     """Start as many processes as are asked for."""
     args = parse()
+    if args.strict:
+        os.environ["OPENVOCAB_STRICT"] = "1"  # openvocab.data.budget reads it, in every process of the run
     from openvocab.config import load_config
     from openvocab.engine import Interrupted, launch
 

@@ -18,12 +18,15 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig
 
 from openvocab.config import list_configs, load_config
+from openvocab.vocabulary import Vocabulary
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 FIVE = {"model", "dataloader", "optimizer", "lr_multiplier", "train"}
-FLOOR = 7  # as many there were when this was written
-LARGE = ("SwinTransformer", "BertTextEncoder)(source=None", "CLIPTextEncoder", "depth=50", "depth=101")
+FLOOR = 19  # as many there were when this was last looked at
+PUBLISHED_MILLIONS = {"glipv2/models/glip_tiny.py": 231.8, "glipv2/models/glip_large.py": 430.4}  # parameters (facts/glipv2.md 1.1)
+LARGE = ("SwinTransformer", "BertTextEncoder)(source=None", "CLIPTextEncoder", "depth=50", "depth=101", "mini_concepts")
+LARGE += ("ModifiedResNet)(depth=",)  # CLIP's
 
 
 def config_files() -> list[str]:
@@ -123,6 +126,17 @@ def check_model(model: torch.nn.Module) -> None:
     assert any(p.requires_grad for p in parameters)
 
 
+def check_detections(model: torch.nn.Module) -> None:
+    """Run a small picture with two names through a detector of random weights."""
+    image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    model.postprocessor.score_threshold = 0.0
+    with torch.no_grad():
+        found = model.eval()([{"image": image, "vocabulary": Vocabulary.from_names(["cat", "remote control"])}])[0]["instances"]
+    assert len(found) > 0 and set(found.pred_classes.tolist()) <= {0, 1} and bool(torch.isfinite(found.scores).all())
+    low, high = found.pred_boxes.tensor.min(), found.pred_boxes.tensor.amax(0)
+    assert low >= 0 and (high <= torch.tensor([96.0, 64.0, 96.0, 64.0])).all()
+
+
 def check_training_parts(cfg: DictConfig, model: torch.nn.Module) -> None:
     """Build optimizer and schedule as the training script does."""
     node = cfg.optimizer.copy()
@@ -140,6 +154,9 @@ def test_models_build_on_the_cpu(name: str) -> None:
     cfg = loaded(name)
     model = instantiate(cfg.model)
     check_model(model)
+    if name in PUBLISHED_MILLIONS:
+        assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(PUBLISHED_MILLIONS[name], abs=0.1)
+        check_detections(model)
     if kind(name) == "experiment":
         check_training_parts(cfg, model)
     del model
@@ -162,6 +179,7 @@ def test_yaml_configs_merge_and_build(tmp_path: Path) -> None:
     from detectron2.config import get_cfg
     from detectron2.modeling import build_model
 
+    from detection_hub import add_detection_hub_config
     from glipv2 import add_glipv2_config
 
     for encoder, source in (("bert", "minilm"), ("hashed", '""')):
@@ -170,6 +188,7 @@ def test_yaml_configs_merge_and_build(tmp_path: Path) -> None:
     for path in [*tmp_path.glob("*.yaml"), *(CONFIGS / name for name in of_kind("yaml"))]:
         assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)
         cfg = get_cfg()
+        add_detection_hub_config(cfg)
         add_glipv2_config(cfg)
         cfg.merge_from_file(str(path))
         cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""

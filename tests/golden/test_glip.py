@@ -8,11 +8,12 @@ import torch
 from glipv2.convert import from_official, official_key
 from glipv2.modeling import Targets
 from openvocab.errors import WeightsError
-from openvocab.testing.golden import assert_close, golden_path
+from openvocab.testing.golden import assert_close, assert_near, golden_path
 
 from .glip_model import build, load, tokens
 
 LEGACY = torch.tensor([0.0, 0.0, 1.0, 1.0])  # recorded boxes count their last pixel as inside
+GRADIENT = 3e-3  # share of a gradient's norm
 CASES = ["glip_fused", "glip_a"]
 
 
@@ -124,7 +125,7 @@ def test_training(case: dict) -> None:
     sum(losses.values()).backward()
     parameters = dict(model.named_parameters())
     for key, gradient in train["grads"].items():
-        assert_close(key, parameters[official_key(key, fused=case["fused"])].grad, gradient, 1e-4)
+        assert_near(key, parameters[official_key(key, fused=case["fused"])].grad, gradient, GRADIENT)
 
 
 @pytest.mark.parametrize("name", ["glip_tiny", "glip_a_tiny", "glip_large", "glip_tiny_mlm"])

@@ -176,6 +176,7 @@ def test_bad_inputs(run: Callable, pictures: Path, tmp_path: Path) -> None:
         run("--input", pictures / "a.png", "--text", "red.", "--output", tmp_path / "zero.jpg")
 
 
+@pytest.mark.slow
 def test_as_a_command(pictures: Path, tmp_path: Path) -> None:
     """One sentence on standard error, exit code 2, no traceback; and a run that works."""
     config, weights = write_config(tmp_path), tmp_path / "other.safetensors"

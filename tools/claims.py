@@ -1,0 +1,343 @@
+"""Measure the central claim of a paper again, at a scale that a laptop can run; say which part of it held.
+
+    python tools/claims.py regionclip --seeds 3
+    python tools/claims.py regionclip --quick --out /tmp/claims        # seconds: does everything run? No figures to report
+    python tools/claims.py regionclip --render                         # write the page anew from the numbers that are there
+
+Writes docs/claims/PAPER.json (seeds, metrics of every arm as mean, sd, values, machine, command, minutes) and PAPER.md beside it.
+Each arm of each seed is kept in output/claims/PAPER as soon as it is measured, and measured again only if the paper's code
+changed: a run that was stopped goes on. Exit code: 0, whatever held; 2, with one sentence, if it could not be measured.
+
+A paper is benchmarks/claims/PAPER.py; files beside it can be imported. It holds
+    TITLE, SETTING   a line, and Markdown that says what is measured, and how
+    ARMS, METRICS    {name: what it is}, in the order of the table; higher is better
+    CLAIMS           [{"text": ..., "better": (arm, metric), "worse": (arm, metric)}]
+    HELPS            optional (arm, [metric, ...]): the arm all others are compared with in the sentences on what helps
+    FILES            optional: other files, relative to it, on which the numbers depend
+    prepare(work, quick) -> state        made once a run; `work` is a folder that stays
+    run(state, arm, seed) -> {metric: number}
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import platform
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+from openvocab.errors import ConfigError, cli_main, nearest
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "benchmarks" / "claims"
+NEEDED = ("TITLE", "SETTING", "ARMS", "METRICS", "CLAIMS", "prepare", "run")
+SDS = 2.0  # a difference counts from so many standard deviations on
+logger = logging.getLogger("claims")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise ConfigError(f"{message} (see --help)")
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line.
+
+    Raises:
+        ConfigError: for unknown options, and values out of range.
+    """
+    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    add = parser.add_argument
+    add("paper", metavar="PAPER", help=f"one of: {', '.join(papers()) or 'none yet'}")
+    add("--seeds", type=int, default=3, metavar="N", help="how many; default 3")
+    add("--first-seed", type=int, default=0, metavar="N", help="seeds are N, N+1, ...; default 0")
+    add("--arms", metavar="A,B", help="only these, for a look; the files are of these alone")
+    add("--out", type=Path, default=ROOT / "docs" / "claims", metavar="DIR", help="default docs/claims")
+    add("--work", type=Path, default=ROOT / "output" / "claims", metavar="DIR", help="kept between runs; default output/claims")
+    add("--quick", action="store_true", help="a run of seconds")
+    add("--fresh", action="store_true", help="measure everything anew")
+    add("--render", action="store_true", help="measure nothing: write the page from the json in --out")
+    args = parser.parse_args(argv)
+    if args.seeds < 1:
+        raise ConfigError(f"--seeds {args.seeds} must be at least 1")
+    return args
+
+
+def papers() -> list[str]:
+    """Names of the papers that can be measured."""
+    return sorted(p.stem for p in FOLDER.glob("*.py") if "\nCLAIMS" in p.read_text(encoding="utf-8"))
+
+
+def load_paper(name: str) -> ModuleType:
+    """Import benchmarks/claims/NAME.py.
+
+    Raises:
+        ConfigError: for an unknown paper, or one that lacks something.
+    """
+    path = FOLDER / f"{name}.py"
+    if name not in papers():
+        raise ConfigError(f"there is no paper '{name}' in {FOLDER}.{nearest(name, papers())} Known: {', '.join(papers())}")
+    if str(FOLDER) not in sys.path:
+        for other in papers():  # a plugin has its paper's name: first come, never hidden by the file
+            with suppress(ModuleNotFoundError):
+                import_module(other)
+        sys.path.append(str(FOLDER))
+    spec = spec_from_file_location(f"claims_of_{name}", path)  # a paper's plugin has its name too
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    lacking = [n for n in NEEDED if not hasattr(module, n)]
+    if lacking:
+        raise ConfigError(f"{path} lacks {', '.join(lacking)}")
+    for claim in module.CLAIMS:
+        for arm, metric in (claim["better"], claim["worse"]):
+            if arm not in module.ARMS or metric not in module.METRICS:
+                raise ConfigError(f"{path}: the claim '{claim['text']}' speaks of ({arm}, {metric}), which is not measured")
+    return module
+
+
+# ---- measuring -----------------------------------------------------------------------------------------------------
+
+
+def digest_of(paper: ModuleType) -> str:
+    """Of the code on which the numbers depend."""
+    path = Path(paper.__file__)
+    files = [path, *(path.parent / f for f in getattr(paper, "FILES", ()))]
+    return hashlib.sha256(b"\0".join(f.read_bytes() for f in files)).hexdigest()[:16]
+
+
+def measure(paper: ModuleType, args: argparse.Namespace, arms: Sequence[str]) -> dict:
+    """Run all arms with all seeds, or take what is kept: {"seeds", "arms", "minutes"}."""
+    work = args.work / (args.paper + ("_quick" if args.quick else ""))
+    work.mkdir(parents=True, exist_ok=True)
+    seeds, digest = list(range(args.first_seed, args.first_seed + args.seeds)), digest_of(paper)
+    state, minutes, rows = None, 0.0, {arm: [] for arm in arms}
+    for seed in seeds:  # a whole seed first: a stopped run has all arms of some seeds
+        for arm in arms:
+            path = work / f"{arm.replace(' ', '_').replace('/', '_')}_seed{seed}.json"
+            found = None if args.fresh else kept(path, digest)
+            if found is None:
+                start = time.perf_counter()
+                if state is None:
+                    state = (paper.prepare(work, args.quick),)
+                values = {k: float(v) for k, v in paper.run(state[0], arm, seed).items()}
+                check(values, paper, arm)
+                found = {"digest": digest, "minutes": (time.perf_counter() - start) / 60, "values": values}
+                keep(path, found)
+                logger.info("%s, seed %d: %s (%.1f min)", arm, seed, brief(values), found["minutes"])
+            minutes += found["minutes"]
+            rows[arm].append(found["values"])
+    return {"seeds": seeds, "arms": {arm: summed(values) for arm, values in rows.items()}, "minutes": round(minutes, 2)}
+
+
+def check(values: Mapping[str, float], paper: ModuleType, arm: str) -> None:
+    """See that an arm gave numbers that the table knows.
+
+    Raises:
+        ConfigError: else.
+    """
+    unknown = [m for m in values if m not in paper.METRICS]
+    if unknown or not values:
+        raise ConfigError(f"the arm '{arm}' of {paper.__file__} gave {unknown or 'nothing'}, which METRICS does not list")
+
+
+def kept(path: Path, digest: str) -> dict | None:
+    """Return what an earlier run measured with the same code."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("digest") == digest else None
+
+
+def keep(path: Path, content: dict) -> None:
+    """Write json so that a stopped run leaves no half of it."""
+    from openvocab.io import atomic_write
+
+    with atomic_write(path, "w") as file:
+        json.dump(content, file, indent=1)
+
+
+def summed(values: Sequence[Mapping[str, float]]) -> dict[str, dict]:
+    """{metric: {"mean", "sd" (of the sample; 0 with one seed), "values"}}."""
+    result = {}
+    for metric in values[0]:
+        row = [v[metric] for v in values]
+        result[metric] = {"mean": statistics.fmean(row), "sd": statistics.stdev(row) if len(row) > 1 else 0.0, "values": row}
+    return result
+
+
+# ---- sentences -----------------------------------------------------------------------------------------------------
+
+
+def judged(result: Mapping, better: tuple[str, str], worse: tuple[str, str]) -> dict | None:
+    """Compare two numbers: the difference of their means with twice the root of the sum of their variances.
+
+    Returns:
+        {"difference", "two_sd", "held"}; None where one of them was not measured.
+    """
+    pair = [result["arms"].get(arm, {}).get(metric) for arm, metric in (better, worse)]
+    if None in pair:
+        return None
+    difference = pair[0]["mean"] - pair[1]["mean"]
+    bound = SDS * (pair[0]["sd"] ** 2 + pair[1]["sd"] ** 2) ** 0.5
+    return {"difference": difference, "two_sd": bound, "held": difference > bound and difference > 0}
+
+
+def claims_of(paper: ModuleType, result: Mapping) -> list[dict]:
+    """Judge every claim of the paper."""
+    rows = []
+    for claim in paper.CLAIMS:
+        verdict = judged(result, tuple(claim["better"]), tuple(claim["worse"]))
+        verdict = verdict or {"difference": None, "two_sd": None, "held": None}
+        rows.append({"text": claim["text"], "better": list(claim["better"]), "worse": list(claim["worse"]), **verdict})
+    return rows
+
+
+def sentence_of(claim: Mapping, result: Mapping) -> str:
+    """One claim and its verdict in words."""
+    if claim["held"] is None:
+        return f"**Not measured**: {claim['text']}."
+    ends = [f"{cell(result, arm, metric)} ({arm}, {metric})" for arm, metric in (claim["better"], claim["worse"])]
+    if claim["held"]:
+        word, why = "Held", "more than two sd"
+    elif claim["difference"] > 0:
+        word, why = "Did not hold", "the difference is positive, but within two sd"
+    else:
+        word, why = "Did not hold", "there is no gain"
+    return (
+        f"**{word}**: {claim['text']}: {ends[0]} against {ends[1]}, a difference of {claim['difference']:+.1f} with two sd at "
+        f"{claim['two_sd']:.1f}: {why}."
+    )
+
+
+def helps_of(paper: ModuleType, result: Mapping) -> list[str]:
+    """Say of each metric which arms are above the one they are compared with, which below, and which neither."""
+    base, metrics = getattr(paper, "HELPS", (None, ()))
+    sentences = []
+    for metric in metrics:
+        above, below, same = [], [], []
+        for arm in result["arms"]:
+            up, down = judged(result, (arm, metric), (base, metric)), judged(result, (base, metric), (arm, metric))
+            if arm == base or up is None:
+                continue
+            (above if up["held"] else below if down["held"] else same).append(arm)
+        parts = [
+            f"{', '.join(arms)} {'is' if len(arms) == 1 else 'are'} {word}"
+            for arms, word in ((above, "above"), (below, "below"), (same, "neither"))
+            if arms
+        ]
+        if parts:
+            sentences.append(f"{metric}, by more than two sd against '{base}': {'; '.join(parts)}.")
+    return sentences
+
+
+def cell(result: Mapping, arm: str, metric: str) -> str:
+    """mean ± sd, or a dash."""
+    found = result["arms"].get(arm, {}).get(metric)
+    return "-" if found is None else f"{found['mean']:.1f} ± {found['sd']:.1f}"
+
+
+def brief(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{k} {v:.1f}" for k, v in values.items())
+
+
+def page_of(paper: ModuleType, result: Mapping) -> str:
+    """The page in Markdown."""
+    from tabulate import tabulate
+
+    used = [m for m in paper.METRICS if any(m in row for row in result["arms"].values())]
+    table = tabulate(
+        [[arm, *(cell(result, arm, m) for m in used)] for arm in result["arms"]],
+        headers=["arm", *used], tablefmt="github", disable_numparse=True, colalign=["left"] + ["right"] * len(used),
+    )  # fmt: skip
+    seeds = result["seeds"]
+    quick = "\n**A quick run, to see that everything works: no figures to report.**\n" if result["quick"] else ""
+    number = f"{len(seeds)} seed{'' if len(seeds) == 1 else 's'} ({', '.join(map(str, seeds))})"
+    lines = [
+        f"# {paper.TITLE}", "",
+        f"Written by `{result['command']}` from the numbers it measured; the sentences too.", quick,
+        paper.SETTING.strip(), "",
+        "## What held", "",
+        *(f"- {sentence_of(c, result)}" for c in result["claims"]), "",
+        f"## All arms: mean ± sd of {number}", "", table, "",
+        *(f"- {s}" for s in helps_of(paper, result)), "",
+        "Arms:", "", *(f"- **{arm}**: {paper.ARMS[arm]}" for arm in result["arms"]), "",
+        "Columns:", "", *(f"- **{m}**: {paper.METRICS[m]}" for m in used), "",
+        f"A difference counts if it is above two standard deviations of it (2 x the root of the sum of both variances over "
+        f"{number}). It took {result['minutes']:.1f} minutes on {result['machine']}.", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    """Say where it was measured."""
+    import torch
+
+    return f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    args = parse(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    paper = load_paper(args.paper)
+    numbers = args.out / f"{args.paper}.json"
+    if args.render:
+        result = read(numbers)
+    else:
+        arms = chosen(paper, args.arms)
+        result = measure(paper, args, arms)
+        command = f"python tools/claims.py {shlex.join(argv)}"
+        result |= {"machine": machine(), "command": command, "quick": args.quick}
+    result["claims"] = claims_of(paper, result)
+    keep(numbers, result)
+    from openvocab.io import atomic_write
+
+    with atomic_write(args.out / f"{args.paper}.md", "w") as file:
+        file.write(page_of(paper, result))
+    print("\n".join(sentence_of(c, result) for c in result["claims"]), flush=True)
+    return 0
+
+
+def chosen(paper: ModuleType, text: str | None) -> list[str]:
+    """The arms to run.
+
+    Raises:
+        ConfigError: for an unknown one.
+    """
+    if text is None:
+        return list(paper.ARMS)
+    names = [n.strip() for n in text.split(",") if n.strip()]
+    for name in names:
+        if name not in paper.ARMS:
+            raise ConfigError(f"there is no arm '{name}'.{nearest(name, list(paper.ARMS))} Known: {', '.join(paper.ARMS)}")
+    return names
+
+
+def read(path: Path) -> dict:
+    """Read an earlier result.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); run without --render first") from error
+
+
+if __name__ == "__main__":
+    cli_main(main)
