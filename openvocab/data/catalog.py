@@ -63,6 +63,7 @@ class Entry:
 
 _ENTRIES: dict[str, Entry] = {}
 _VOCABULARIES: dict[str, Vocabulary] = {}
+_OF_OTHERS: set[str] = set()  # names that detectron2 or the user had registered before we found files for them
 
 
 def datasets_root() -> Path:
@@ -80,6 +81,8 @@ def _set_metadata(name: str, **values: object) -> None:
 def publish(entry: Entry) -> None:
     """Put an entry into our table and detectron2's catalogs, in place of one of the same name."""
     if entry.name in DatasetCatalog.list():
+        if entry.name not in _ENTRIES:
+            _OF_OTHERS.add(entry.name)
         DatasetCatalog.remove(entry.name)
     DatasetCatalog.register(entry.name, lambda: get_records(entry.name))
     paths = {"json_file": str(entry.annotations), "image_root": str(entry.images)}
@@ -97,7 +100,8 @@ def register(entry: Entry) -> None:
     known = _ENTRIES.get(entry.name)
     if known == entry:
         return
-    if (known is not None and not known.automatic) or (known is None and entry.name in DatasetCatalog.list()):
+    foreign = entry.name in _OF_OTHERS or (known is None and entry.name in DatasetCatalog.list())
+    if foreign or (known is not None and not known.automatic):
         where = known.annotations if known else "a data set of detectron2 or of your own"
         raise DataError(f"the data set name '{entry.name}' is taken by {where}; choose another name")
     publish(entry)

@@ -68,11 +68,13 @@ def clean_catalog(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
     monkeypatch.delenv("OPENVOCAB_SHARED_DATA", raising=False)
     tables = (catalog._ENTRIES, catalog._VOCABULARIES, DatasetCatalog.data)
     before = [dict(t) for t in tables]
+    of_others = set(catalog._OF_OTHERS)
     metadata = {name: MetadataCatalog.get(name).as_dict() for name in MetadataCatalog.list()}
     yield
     for table, old in zip(tables, before, strict=True):
         table.clear()
         table.update(old)
+    catalog._OF_OTHERS.intersection_update(of_others)
     for name in MetadataCatalog.list():
         if name not in metadata or MetadataCatalog.get(name).as_dict() != metadata[name]:
             MetadataCatalog.remove(name)

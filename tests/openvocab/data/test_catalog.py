@@ -41,8 +41,14 @@ def test_same_call_again_is_nothing_and_another_is_refused(coco: Path, writer: C
     other = writer(coco.parent / "other")
     with pytest.raises(DataError, match="'t_set' is taken by .*train.json"):
         register_coco_folder("t_set", root=other, annotations="train.json")
-    with pytest.raises(DataError, match="taken"):
-        register_coco_folder("coco_2017_val", root=other, annotations="train.json")
+
+
+@pytest.mark.parametrize("found", [False, True], ids=["never_asked_for", "asked_for_before"])
+def test_a_name_of_detectron2_is_refused_whatever_was_asked_before(coco: Path, found: bool) -> None:
+    if found:
+        get_vocabulary("coco_2017_val")
+    with pytest.raises(DataError, match="'coco_2017_val' is taken"):
+        register_coco_folder("coco_2017_val", root=coco, annotations="train.json")
 
 
 def test_relative_root_follows_the_variable_at_call_time(
