@@ -5,6 +5,7 @@ The model is built from the measures of its own weights, so that RN50 and RN50x4
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,7 +14,6 @@ from detectron2.data import transforms as T
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import ImageList
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
 from openvocab.errors import DataError, VocabularyError, WeightsError
 from openvocab.io import load_into
@@ -21,7 +21,7 @@ from openvocab.media import ImageLike, to_rgb
 from openvocab.modeling.similarity import SimilarityClassifier
 from regionclip.convert import ClipResNet
 from regionclip.convert.keys import last_index
-from regionclip.modeling import ModifiedResNet, OfflineProposals, RegionFeatures, build_offline_rpn
+from regionclip.modeling import ModifiedResNet, OfflineProposals, RegionFeatures, RegionPostProcessor, build_offline_rpn
 
 CLIP_MEAN, CLIP_STD = (122.7709, 116.7460, 104.0937), (68.5005, 66.6322, 70.3232)
 SIZE = (800, 1333)
@@ -107,7 +107,9 @@ class RegionExtractor(nn.Module):
         super().__init__()
         self.backbone, self.region_features, self.proposals = backbone, region_features, proposals
         self.resize = T.ResizeShortestEdge(*size)
-        self.score_threshold, self.nms_thresh, self.top, self.fuse = score_threshold, nms_thresh, top, fuse
+        fusion = "sqrt_logit" if fuse else "none"
+        limits = {"score_threshold": score_threshold, "nms_threshold": nms_thresh, "max_detections": top}
+        self.postprocessor = RegionPostProcessor(score_fusion=fusion, **limits)
         width = region_features.out_channels
         if embeddings is not None and embeddings.shape[-1] != width:
             raise VocabularyError(
@@ -178,17 +180,10 @@ class RegionExtractor(nn.Module):
         `objectness` (N,): the RPN's logits; None keeps every region, under its best name.
         """
         probs = self.classifier(found["feats"]).softmax(dim=-1)
-        scores = probs[:, :-1]
         if objectness is None:
-            rows, classes = torch.arange(len(scores), device=scores.device), scores.argmax(dim=1)
+            rows, classes = torch.arange(len(probs), device=probs.device), probs[:, :-1].argmax(dim=1)
         else:
-            rows, classes = self._best(scores, found["boxes"], objectness)
+            inside = (math.inf, math.inf)  # boxes end with their picture already
+            chosen, rows = self.postprocessor(found["boxes"], probs, objectness, inside)
+            classes = chosen.pred_classes
         return {"boxes": found["boxes"][rows], "classes": classes, "probs": probs[rows], "feats": found["feats"][rows]}
-
-    def _best(self, scores: Tensor, boxes: Tensor, objectness: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows and classes that stay after the threshold and class-wise NMS, best first (facts/regionclip.md 1.5)."""
-        if self.fuse:
-            scores = (scores * objectness[:, None]).sqrt()  # NaN where the logit is negative, and never above a threshold
-        rows, classes = torch.nonzero(scores > self.score_threshold, as_tuple=True)
-        kept = batched_nms(boxes[rows], scores[rows, classes], classes, self.nms_thresh)[: self.top]
-        return rows[kept], classes[kept]

@@ -67,7 +67,7 @@ model = L(RegionCLIPPretraining)(
     text_encoder=L(bridge_text_encoder)(),  # the same object
     teacher=L(BridgeTeacher)(bridge=L(Bridge)(), concepts=L(mini_concepts)(), temperature=_temperature),
     concepts=L(mini_concepts)(),
-    recipe="own",  # bare names; the bridge reads "a NAME": a mismatch, see docs/regionclip_mini.md
+    recipe="article",  # "a NAME", as the bridge and the class vectors read names
     temperature=_temperature,
     concept_threshold=0.1,  # 84 % of the proposals pass
     sample_regions=8,
