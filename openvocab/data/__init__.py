@@ -2,6 +2,7 @@
 
 from .budget import BadSampleBudget
 from .catalog import datasets_root, ensure_registered, get_records, get_vocabulary
+from .few_shot import FewShot
 from .folders import register_coco_folder, register_from_yaml, register_grounding_folder
 from .image import read_image
 from .known_sets import register_odinw, register_shared
@@ -12,6 +13,7 @@ from .prompts import NameChanges, PromptSampler
 __all__ = [
     "BadSampleBudget",
     "DatasetMapper",
+    "FewShot",
     "NameChanges",
     "PromptSampler",
     "TrainLoader",

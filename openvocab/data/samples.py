@@ -30,6 +30,7 @@ class TrainSource:
         records: the records themselves, for sets that are not registered.
         keep_empty: also draw pictures without annotations; else they are left out beforehand.
         repeat_threshold: draw pictures of rare classes more often (LVIS: 0.001), see `repeats`; 0: all alike.
+        select: chooses among the records that are left, such as `FewShot`; None takes all.
 
     Raises:
         ConfigError: for a threshold outside 0..1.
@@ -44,11 +45,13 @@ class TrainSource:
         records: Sequence[dict] | None = None,
         keep_empty: bool | None = None,
         repeat_threshold: float = 0.0,
+        select: Callable[[list[dict]], list[dict]] | None = None,
     ) -> None:
         if not 0 <= repeat_threshold <= 1:
             raise ConfigError(f"repeat_threshold={repeat_threshold} is a share of the pictures, 0 to 1")
         self.repeat_threshold = float(repeat_threshold)
         self.name, self.mapper, self.weight, self._records = name, mapper, float(weight), records
+        self.select = select
         self.keep_empty = getattr(mapper, "keep_empty", False) if keep_empty is None else keep_empty
         self.skip: BadSampleBudget = getattr(mapper, "skip", None) or BadSampleBudget()
 
@@ -61,6 +64,8 @@ class TrainSource:
         records = get_records(self.name) if self._records is None else list(self._records)
         if not self.keep_empty:
             records = [r for r in records if any(not a.get("iscrowd", 0) for a in r.get("annotations", []))]
+        if self.select is not None:
+            records = self.select(records)
         if not records:
             raise DataError(f"data set '{self.name}' has no pictures with boxes to train on")
         return records
