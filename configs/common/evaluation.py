@@ -10,7 +10,15 @@ from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
 
 from openvocab.data import DatasetMapper, build_test_loader
-from openvocab.evaluation import COCOOVDEvaluator, LVISEvaluator, LVISFixedEvaluator, ODinWEvaluator, find_odinw, odinw_records
+from openvocab.evaluation import (
+    COCOOVDEvaluator,
+    LVISEvaluator,
+    LVISFixedEvaluator,
+    ODinWEvaluator,
+    find_odinw,
+    odinw_records,
+    odinw_wording,
+)
 from openvocab.vocabulary import Vocabulary
 
 from .data import test_mapper
@@ -51,12 +59,16 @@ def with_true_boxes(tests, exclude=()):
     return changed
 
 
-def odinw(suite=13, mapper=test_mapper):
-    """ODinW-13 or -35: the sets below $DETECTRON2_DATASETS/odinw, in one pass."""
+def odinw(suite=13, mapper=test_mapper, datasets=None, engineered=False):
+    """ODinW-13 or -35: the sets below $DETECTRON2_DATASETS/odinw, or those given as {set: data set}, in one pass.
+
+    `engineered`: with the prompts that GLIP's configs write for some sets ("stingray which is flat and round").
+    """
+    found = datasets or L(find_odinw)(suite=suite)
+    if engineered:
+        mapper = {**mapper, "wording": L(odinw_wording)(datasets=found)}
     entry = dict(
-        loader=L(build_test_loader)(
-            dataset=L(odinw_records)(datasets=L(find_odinw)(suite=suite)), mapper=mapper, num_workers=2
-        ),
-        evaluator=L(ODinWEvaluator)(suite=suite),
+        loader=L(build_test_loader)(dataset=L(odinw_records)(datasets=found), mapper=mapper, num_workers=2),
+        evaluator=L(ODinWEvaluator)(suite=suite, datasets=found),
     )
-    return {f"odinw{suite}": entry}
+    return {f"odinw{suite}_engineered" if engineered else f"odinw{suite}": entry}

@@ -13,7 +13,8 @@ from detectron2.structures import Boxes, Instances
 
 from openvocab.errors import ConfigError, DataError
 from openvocab.prompting import Caption
-from openvocab.vocabulary import Vocabulary
+from openvocab.vocabulary import Vocabulary, reworded
+from openvocab.vocabulary.wording import Wording
 
 from .annotations import Moved, boxes_of, masks_of, move
 from .budget import BadSampleBudget
@@ -36,6 +37,8 @@ class DatasetMapper:
         image_format: "RGB" or "BGR".
         vocabulary: words in place of the data set's own; the set's names are looked up in it (names, prompts and
             aliases).
+        wording: data set -> in which words its names are asked for, see `openvocab.vocabulary.reworded`: a template such as
+            "{} on a circuit board", name -> template, or a `Vocabulary` of as many names. Sets that are not there keep their own.
         prompt: chooses the names of a training prompt; None takes all, in order.
         exclude_names: never prompted, never taught; their boxes become "ignore_boxes", and sentences that speak of them
             are left out.
@@ -63,6 +66,7 @@ class DatasetMapper:
         augmentations: Sequence[T.Augmentation | T.Transform] = (),
         image_format: str = "RGB",
         vocabulary: Vocabulary | None = None,
+        wording: Mapping[str, Wording] | None = None,
         prompt: PromptSampler | None = None,
         exclude_names: Sequence[str] = (),
         generic_name: str = "object",
@@ -84,6 +88,9 @@ class DatasetMapper:
             )
         if isinstance(exclude_names, str):
             raise ConfigError(f"exclude_names={exclude_names!r} is a string, not a list of names")
+        if vocabulary is not None and wording:
+            raise ConfigError("a mapper takes a vocabulary, which has its own words, or a wording for each data set, not both")
+        self.wording = dict(wording or {})
         self.is_train, self.image_format, self.vocabulary, self.prompt = is_train, image_format, vocabulary, prompt
         self.augmentations = T.AugmentationList(list(augmentations))
         self.exclude_names = tuple(str(n) for n in exclude_names)
@@ -99,6 +106,7 @@ class DatasetMapper:
         self.min_size, self.min_visible, self.keep_empty = float(min_size), float(min_visible), keep_empty
         self.skip = skip or BadSampleBudget()
         self._names: dict[str, tuple[Vocabulary, np.ndarray]] = {}
+        self._reworded: dict[str, tuple[Vocabulary, Vocabulary]] = {}
 
     def __call__(self, record: dict) -> dict | None:
         """Map one record.
@@ -168,7 +176,16 @@ class DatasetMapper:
             return {"caption": _caption(record)}
         if self.vocabulary is not None:
             return {"vocabulary": self.vocabulary}
-        return {"vocabulary": get_vocabulary(record["dataset_source"])} if record.get("dataset_source") else {}
+        return {"vocabulary": self._own(record["dataset_source"])} if record.get("dataset_source") else {}
+
+    def _own(self, name: str) -> Vocabulary:
+        """Return the names of data set `name`, in the words of `wording`."""
+        own = get_vocabulary(name)
+        if name not in self.wording:
+            return own
+        if self._reworded.get(name, (None,))[0] is not own:
+            self._reworded[name] = own, reworded(own, self.wording[name])
+        return self._reworded[name][1]
 
     def _table(self, name: str) -> tuple[Vocabulary, np.ndarray]:
         """Return the names that may be prompted, and where each class id of set `name` stands in them or `ABSENT`."""
@@ -177,7 +194,7 @@ class DatasetMapper:
                 raise DataError(
                     "a record has no 'dataset_source', so its names are not known; give the mapper a vocabulary"
                 )
-            own = get_vocabulary(name) if name else self.vocabulary
+            own = self._own(name) if name else self.vocabulary
             words = self.vocabulary or own
             excluded = self._excluded(words)
             kept = [i for i in range(len(words)) if i not in excluded]
@@ -197,7 +214,7 @@ class DatasetMapper:
     def words(self, name: str) -> Vocabulary | None:
         """Return the words in which the mapper speaks of data set `name`; None for a grounding set."""
         try:
-            return self.vocabulary or get_vocabulary(name)
+            return self.vocabulary or self._own(name)
         except DataError:
             return None
 

@@ -3,7 +3,7 @@
 from .coco import COCODetectionEvaluator, COCOOVDEvaluator
 from .keys import flatten, mean_of
 from .lvis_v1 import LVISEvaluator, LVISFixedEvaluator
-from .odinw import ODinWEvaluator, find_odinw, odinw_records, summarize_odinw
+from .odinw import ODinWEvaluator, find_odinw, odinw_records, odinw_wording, summarize_odinw
 from .referring import ReferringMaskEvaluator
 from .run import evaluate, evaluation_mode, print_results
 
@@ -20,6 +20,7 @@ __all__ = [
     "flatten",
     "mean_of",
     "odinw_records",
+    "odinw_wording",
     "print_results",
     "summarize_odinw",
 ]

@@ -201,3 +201,17 @@ def odinw_records(datasets: Mapping[str, str]) -> list[dict]:
     from openvocab.data import get_records
 
     return [record for name in datasets.values() for record in get_records(name)]
+
+
+def odinw_wording(datasets: Mapping[str, str]) -> dict[str, Vocabulary]:
+    """Return GLIP's engineered prompts (those of its odinw_35 configs) for a mapper: `DatasetMapper(wording=...)`.
+
+    Args:
+        datasets: as for `ODinWEvaluator`, such as `find_odinw(13)`.
+
+    Returns:
+        {data set: vocabulary}, such as "stingray" followed by " which is flat and round"; sets without engineered words have
+        their names.
+    """
+    _check_sets(datasets, odinw_sets(35), 35)
+    return {dataset: Vocabulary.builtin(f"odinw35/{name}") for name, dataset in datasets.items()}

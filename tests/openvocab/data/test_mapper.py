@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from openvocab.data import DatasetMapper, PromptSampler, get_records, get_vocabulary, register_coco_folder
 from openvocab.data.randomness import seeded
-from openvocab.errors import ConfigError, DataError, InputError
-from openvocab.prompting import Caption
+from openvocab.errors import ConfigError, DataError, InputError, VocabularyError
+from openvocab.prompting import Caption, build_caption
 from openvocab.vocabulary import Vocabulary
 
 
@@ -245,3 +245,18 @@ def test_record_without_a_set_needs_a_vocabulary(records: list[dict], editor: Ca
         DatasetMapper(is_train=True)(bare)
     words = Vocabulary.from_names(["a", "b", "c"])
     assert DatasetMapper(is_train=True, vocabulary=words)(bare)["vocabulary"] == words
+
+
+def test_a_wording_for_each_set(records: list[dict]) -> None:
+    """Names, boxes and their places stay; the caption says them otherwise, in evaluation and in training."""
+    wording = {"t_set": {"dog": "a {small dog} at home"}, "another": "{} here"}
+    for is_train in (True, False):
+        asked = DatasetMapper(is_train=is_train, wording=wording)(records[0])["vocabulary"]
+        assert asked.names == get_vocabulary("t_set").names
+        assert build_caption(asked).text == "cat. a small dog at home. red car"
+    plain = DatasetMapper(is_train=True, wording={"another": "{} here"})(records[0])
+    assert plain["vocabulary"] == get_vocabulary("t_set")
+    with pytest.raises(VocabularyError, match="'cow', which is not a name"):
+        DatasetMapper(is_train=False, wording={"t_set": {"cow": "{}"}})(records[0])
+    with pytest.raises(ConfigError, match="not both"):
+        DatasetMapper(is_train=False, vocabulary=Vocabulary.from_names(["dog"]), wording=wording)

@@ -15,6 +15,7 @@ from PIL import Image
 from openvocab.config import config_from_text, instantiate
 from openvocab.data import catalog
 from openvocab.evaluation import COCOOVDEvaluator, LVISFixedEvaluator, ODinWEvaluator, evaluate
+from openvocab.prompting import build_caption
 from openvocab.vocabulary import Vocabulary
 from tests.openvocab.colours import ColourDetector
 
@@ -77,6 +78,16 @@ def test_lvis_and_odinw(root: Path) -> None:
     assert set(run(capped)) == {"bbox"} and set(run(fixed)) == {"bbox_fixed"}
     numbers = run(wild)["odinw"]
     assert numbers["AP-Raccoon"] == 0 and numbers["sets_missing"] == 12
+
+
+def test_odinw_of_given_sets_in_engineered_words(root: Path) -> None:
+    (odinw,) = parts("odinw",)
+    entry = odinw(13, datasets={"pothole": "odinw_Raccoon_test"}, engineered=True)["odinw13_engineered"]
+    loader = instantiate(OmegaConf.create(entry["loader"], flags={"allow_objects": True}))
+    asked = next(iter(loader))[0]["vocabulary"]
+    assert build_caption(asked).text == "there are some holes on the road" and asked.names == ("raccoon",)
+    evaluator = instantiate(OmegaConf.create(entry["evaluator"], flags={"allow_objects": True}))
+    assert list(evaluator.evaluators) == ["pothole"]
 
 
 def test_the_yaml_of_the_docs(root: Path) -> None:
