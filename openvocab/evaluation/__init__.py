@@ -1,6 +1,7 @@
 """Metrics and their names."""
 
 from .coco import COCODetectionEvaluator, COCOOVDEvaluator
+from .flickr30k import Flickr30kEvaluator
 from .keys import flatten, mean_of
 from .lvis_v1 import LVISEvaluator, LVISFixedEvaluator
 from .odinw import ODinWEvaluator, find_odinw, odinw_records, odinw_wording, summarize_odinw
@@ -10,6 +11,7 @@ from .run import evaluate, evaluation_mode, print_results
 __all__ = [
     "COCODetectionEvaluator",
     "COCOOVDEvaluator",
+    "Flickr30kEvaluator",
     "LVISEvaluator",
     "LVISFixedEvaluator",
     "ODinWEvaluator",

@@ -10,6 +10,7 @@ HEADLINE = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 PER_CLASS = ("AP", "AP50")
 FREQUENCIES = {"r": "APr", "c": "APc", "f": "APf"}
 OVD, FIXED, ODINW, REFERRING = "ovd", "fixed", "odinw", "referring"
+RECALL, ANY_BOX, MERGED_BOX = "recall", "any", "merged"
 BASE, NOVEL, ALL = "base", "novel", "all"
 
 

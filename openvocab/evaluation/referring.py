@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from typing import IO
 
 import numpy as np
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
-from detectron2.utils import comm
 
 from openvocab.data.annotations import decode_mask
 from openvocab.errors import EvaluationError
 
-from .gather import gather_by_files
 from .keys import MASK, REFERRING, percent, protocol_kind
+from .phrases import PhraseEvaluator
 
-logger = logging.getLogger(__name__)
 THRESHOLDS = (0.5, 0.7, 0.9)
 
 
-class ReferringMaskEvaluator(DatasetEvaluator):
+class ReferringMaskEvaluator(PhraseEvaluator):
     """How well the pixels of each phrase are found, whatever the number of its instances.
 
     A phrase's truth is the union of its instances' masks; its prediction that of the masks of its detections. The IoU of the two is
@@ -42,6 +37,8 @@ class ReferringMaskEvaluator(DatasetEvaluator):
         DataError: for an unknown data set.
     """
 
+    columns = 4
+
     def __init__(
         self,
         dataset_name: str | None = None,
@@ -52,45 +49,21 @@ class ReferringMaskEvaluator(DatasetEvaluator):
         output_dir: str | None = None,
         distributed: bool = True,
     ) -> None:
-        self.dataset_name = dataset_name or "records"
-        self.records = _records(dataset_name) if records is None else list(records)
+        super().__init__(dataset_name, records=records, output_dir=output_dir, distributed=distributed)
         self.score_threshold, self.best_only = float(score_threshold), best_only
-        self.output_dir, self.distributed = output_dir, distributed
-        self._places = {r["image_id"]: n for n, r in enumerate(self.records)}
-        self._asked = [asked_phrases(r) for r in self.records]
-        if not any(self._asked):
-            raise EvaluationError(f"'{self.dataset_name}' has no phrase with a box, so there is nothing to evaluate")
         for record, asked in zip(self.records, self._asked, strict=True):
             _check_masks(record, asked, self.dataset_name)
-        self.reset()
 
-    def reset(self) -> None:
-        """Forget all predictions."""
-        self._rows: dict[int, list[tuple[int, int, int, int]]] = {}
-
-    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Take one batch.
+    def rows_of(self, place: int, found: Instances) -> list[tuple[int, ...]]:
+        """Return (record, phrase, pixels in both, pixels in either) of each asked phrase.
 
         Args:
-            inputs: with the sentence's "image_id".
-            outputs: "instances" with `scores`, `pred_classes` (places among the sentence's phrases) and `pred_masks` (N, H, W), of
-                the size of the original picture.
+            place: of the record.
+            found: with `scores`, `pred_classes` and `pred_masks` (N, H, W), of the size of the original picture.
 
         Raises:
-            EvaluationError: for a sentence that is not in the data set, outputs without masks or of another size, or another number
-                of outputs than inputs.
+            EvaluationError: for outputs without masks or of another size.
         """
-        if len(inputs) != len(outputs):
-            raise EvaluationError(f"the model returned {len(outputs)} outputs for {len(inputs)} pictures")
-        for x, output in zip(inputs, outputs, strict=True):
-            place = self._places.get(x["image_id"])
-            if place is None:
-                raise EvaluationError(f"there is no sentence with id {x['image_id']!r} in '{self.dataset_name}'")
-            if place not in self._rows:
-                self._rows[place] = self._compare(place, output["instances"].to("cpu"))
-
-    def _compare(self, place: int, found: Instances) -> list[tuple[int, int, int, int]]:
-        """Return (record, phrase, pixels in both, pixels in either) of each asked phrase."""
         record = self.records[place]
         size = (record["height"], record["width"])
         if not found.has("pred_masks"):
@@ -107,38 +80,9 @@ class ReferringMaskEvaluator(DatasetEvaluator):
             rows.append((place, phrase, int((mine & true).sum()), int((mine | true).sum())))
         return rows
 
-    def evaluate(self) -> dict:
-        """Return {"segm_referring": {"mIoU", "cIoU", "P@50", "P@70", "P@90" in percent, "phrases": how many}}; {} on ranks above 0.
-
-        Raises:
-            EvaluationError: if no sentence was processed.
-        """
-        table = self._gather()
-        if table is None:
-            return {}
-        if not len(table):
-            raise EvaluationError(f"no sentence of '{self.dataset_name}' was processed, so there is nothing to evaluate")
-        total = sum(len(a) for a in self._asked)
-        if len(table) < total:
-            logger.warning("'%s' is evaluated on %d of its %d phrases", self.dataset_name, len(table), total)
+    def summary(self, table: np.ndarray) -> dict:
+        """Return {"segm_referring": {"mIoU", "cIoU", "P@50", "P@70", "P@90" in percent, "phrases": how many}}."""
         return {protocol_kind(MASK, REFERRING): summarize(table[:, 2], table[:, 3])}
-
-    def _gather(self) -> np.ndarray | None:
-        """Return the rows (P, 4) of all processes, each phrase once; None on ranks above 0. A collective call, if `distributed`."""
-        mine = np.array([row for rows in self._rows.values() for row in rows], dtype=np.int64).reshape(-1, 4)
-        parts = [mine]
-        if self.distributed and comm.get_world_size() > 1:
-
-            def save(file: IO) -> None:
-                np.savez(file, rows=mine)
-
-            gathered = gather_by_files(save, lambda content: content["rows"], self.output_dir)
-            if gathered is None:
-                return None
-            parts = gathered
-        rows = np.concatenate(parts)
-        _, first = np.unique(rows[:, :2], axis=0, return_index=True)
-        return rows[first]
 
 
 def summarize(intersections: np.ndarray, unions: np.ndarray) -> dict[str, float]:
@@ -147,16 +91,6 @@ def summarize(intersections: np.ndarray, unions: np.ndarray) -> dict[str, float]
     result = {"mIoU": percent(iou.mean()), "cIoU": percent(intersections.sum() / max(int(unions.sum()), 1))}
     result.update({f"P@{round(100 * t)}": percent((iou > t).mean()) for t in THRESHOLDS})
     return {**result, "phrases": float(len(iou))}
-
-
-def asked_phrases(record: Mapping) -> list[int]:
-    """Return which phrases of a grounding record are evaluated: those of "phrases_eval", or else all, where they have boxes."""
-    named = {a["category_id"] for a in record["annotations"]}
-    wanted = record.get("phrases_eval")
-    if wanted is None:
-        return sorted(named)
-    spans = [sorted(tuple(s) for s in phrase) for phrase in wanted]
-    return [i for i, phrase in enumerate(record["phrases"]) if i in named and sorted(tuple(s) for s in phrase) in spans]
 
 
 def true_mask(record: Mapping, phrase: int) -> np.ndarray:
@@ -168,14 +102,6 @@ def true_mask(record: Mapping, phrase: int) -> np.ndarray:
     size = (record["height"], record["width"])
     parts = [decode_mask(a["segmentation"], size) for a in record["annotations"] if a["category_id"] == phrase]
     return np.any(parts, axis=0)
-
-
-def _records(name: str | None) -> list[dict]:
-    from openvocab.data import get_records
-
-    if name is None:
-        raise EvaluationError("give the evaluator a dataset_name or records")
-    return get_records(name)
 
 
 def _check_masks(record: Mapping, asked: Sequence[int], name: str) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from openvocab.errors import EvaluationError
 from openvocab.evaluation import ReferringMaskEvaluator, flatten, print_results
-from openvocab.evaluation.referring import asked_phrases, summarize
+from openvocab.evaluation.phrases import asked_phrases
+from openvocab.evaluation.referring import summarize
 from openvocab.testing.records import encode_mask
 
 SIZE = (6, 8)
