@@ -29,8 +29,9 @@ CHANNELS, LANG = 16, 32
 
 
 def build_tiny(**changes: object) -> GLIPv2:
-    """Return the model; `changes` replace arguments of `GLIPv2`, and `deformable` goes to the blocks."""
+    """Return the model; `changes` replace arguments of `GLIPv2` (or of the class `kind`), and `deformable` goes to the blocks."""
     torch.manual_seed(0)
+    kind = changes.pop("kind", GLIPv2)
     coder = Box2BoxTransform((10.0, 10.0, 5.0, 5.0))
     deformable = changes.pop("deformable", True)
 
@@ -61,7 +62,7 @@ def build_tiny(**changes: object) -> GLIPv2:
         "pixel_mean": [127.0] * 3,
         "pixel_std": [128.0] * 3,
     }
-    return GLIPv2(**{**parts, **changes})
+    return kind(**{**parts, **changes})
 
 
 @pytest.fixture()
