@@ -11,7 +11,8 @@ changed: a run that was stopped goes on. Exit code: 0, whatever held; 2, with on
 A paper is benchmarks/claims/PAPER.py; files beside it can be imported. It holds
     TITLE, SETTING   a line, and Markdown that says what is measured, and how
     ARMS, METRICS    {name: what it is}, in the order of the table; higher is better
-    CLAIMS           [{"text": ..., "better": (arm, metric), "worse": (arm, metric)}]
+    CLAIMS           [{"text": ..., "better": (arm, metric), "worse": (arm, metric)}]; with "margin": 10, the difference must
+                     also be 10 at least
     HELPS            optional (arm, [metric, ...]): the arm all others are compared with in the sentences on what helps
     FILES            optional: other files, relative to it, on which the numbers depend
     prepare(work, quick) -> state        made once a run; `work` is a folder that stays
@@ -181,8 +182,8 @@ def summed(values: Sequence[Mapping[str, float]]) -> dict[str, dict]:
 # ---- sentences -----------------------------------------------------------------------------------------------------
 
 
-def judged(result: Mapping, better: tuple[str, str], worse: tuple[str, str]) -> dict | None:
-    """Compare two numbers: the difference of their means with twice the root of the sum of their variances.
+def judged(result: Mapping, better: tuple[str, str], worse: tuple[str, str], margin: float = 0.0) -> dict | None:
+    """Compare two numbers: the difference of their means with twice the root of the sum of their variances, and a margin.
 
     Returns:
         {"difference", "two_sd", "held"}; None where one of them was not measured.
@@ -192,16 +193,17 @@ def judged(result: Mapping, better: tuple[str, str], worse: tuple[str, str]) -> 
         return None
     difference = pair[0]["mean"] - pair[1]["mean"]
     bound = SDS * (pair[0]["sd"] ** 2 + pair[1]["sd"] ** 2) ** 0.5
-    return {"difference": difference, "two_sd": bound, "held": difference > bound and difference > 0}
+    return {"difference": difference, "two_sd": bound, "held": difference > max(bound, 0) and difference >= margin}
 
 
 def claims_of(paper: ModuleType, result: Mapping) -> list[dict]:
     """Judge every claim of the paper."""
     rows = []
     for claim in paper.CLAIMS:
-        verdict = judged(result, tuple(claim["better"]), tuple(claim["worse"]))
+        margin = {"margin": claim["margin"]} if "margin" in claim else {}
+        verdict = judged(result, tuple(claim["better"]), tuple(claim["worse"]), **margin)
         verdict = verdict or {"difference": None, "two_sd": None, "held": None}
-        rows.append({"text": claim["text"], "better": list(claim["better"]), "worse": list(claim["worse"]), **verdict})
+        rows.append({"text": claim["text"], "better": list(claim["better"]), "worse": list(claim["worse"]), **margin, **verdict})
     return rows
 
 
@@ -210,8 +212,11 @@ def sentence_of(claim: Mapping, result: Mapping) -> str:
     if claim["held"] is None:
         return f"**Not measured**: {claim['text']}."
     ends = [f"{cell(result, arm, metric)} ({arm}, {metric})" for arm, metric in (claim["better"], claim["worse"])]
+    margin = claim.get("margin")
     if claim["held"]:
-        word, why = "Held", "more than two sd"
+        word, why = "Held", "more than two sd" + (f", and at least {margin:g}" if margin else "")
+    elif claim["difference"] > claim["two_sd"]:
+        word, why = "Did not hold", f"more than two sd, but less than {margin:g}"
     elif claim["difference"] > 0:
         word, why = "Did not hold", "the difference is positive, but within two sd"
     else:

@@ -83,6 +83,23 @@ def test_numbers_become_means_and_sentences(claims: ModuleType, tmp_path: Path, 
     assert "**Held**" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("margin", "held", "why"),
+    [
+        (10, True, "more than two sd, and at least 10."),
+        (10.5, False, "**Did not hold**: everything is better than nothing: "),
+        (10.5, False, "more than two sd, but less than 10.5."),
+    ],
+)
+def test_a_claim_may_ask_for_a_margin(claims: ModuleType, tmp_path: Path, margin: float, held: bool, why: str) -> None:
+    words = '"better": ("full", "top1")'
+    path = tmp_path / "papers" / "made_up.py"
+    path.write_text(PAPER.replace(words, f'"margin": {margin}, {words}', 1))
+    first, second, _ = run(claims, tmp_path)["claims"]
+    assert first["margin"] == margin and first["held"] is held and "margin" not in second
+    assert why in (tmp_path / "out" / "made_up.md").read_text()
+
+
 def test_a_stopped_run_goes_on_and_changed_code_starts_anew(claims: ModuleType, tmp_path: Path) -> None:
     work = tmp_path / "work" / "made_up"
     work.mkdir(parents=True)
