@@ -61,6 +61,10 @@ class DatasetVectors(nn.Module):
             self.vectors[self.key(name)] = nn.Parameter(vector.to(like.device, like.dtype))
             self.biases[self.key(name)] = nn.Parameter(like.new_zeros(()))
 
+    def remove(self, name: str) -> None:
+        """Take a data set's vector and bias away again."""
+        del self.vectors[self.key(name)], self.biases[self.key(name)]
+
     def forward(
         self, names: Sequence[str | None], flags: Sequence[Sequence[tuple[str, float]]]
     ) -> tuple[Tensor, Tensor]:

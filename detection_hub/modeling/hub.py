@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -286,23 +286,35 @@ class HubAdapter(nn.Module):
     def _metadata_tensor(self) -> Tensor:
         return torch.frombuffer(bytearray(json.dumps(self.metadata(), sort_keys=True).encode()), dtype=torch.uint8)
 
-    def before_load(self, tensors: MutableMapping[str, Tensor], prefix: str = "") -> None:
+    def before_load(self, tensors: MutableMapping[str, Tensor], prefix: str = "") -> Callable[[], None] | None:
         """Take data sets that this hub does not know from a state dict's "metadata" (json as bytes), before it is loaded.
 
         The entry then is this hub's own. Data sets that both know stay as they are here.
+
+        Returns:
+            what takes the new data sets out again, should the load fail.
 
         Raises:
             WeightsError: if the entry cannot be read.
         """
         key = prefix + METADATA
         if key not in tensors:
-            return
+            return None
         found = read_metadata(tensors[key])
         encoder = self.embeddings.text_encoder.identity
         if found.get("text_encoder") not in (None, encoder):
             logger.warning("the weights were trained with the text encoder '%s', this hub has '%s'", found["text_encoder"], encoder)
-        self.register_datasets([d for d in found.get("datasets", []) if d["name"] not in self.datasets])
+        before, new = self.datasets, [d for d in found.get("datasets", []) if d["name"] not in self.datasets]
+        without_vector = [d["name"] for d in new if self.vectors is not None and d["name"] not in self.vectors]
+        self.register_datasets(new)
         tensors[key] = self._metadata_tensor()
+
+        def undo() -> None:
+            self.datasets = before
+            for name in without_vector:
+                self.vectors.remove(name)
+
+        return undo
 
     def _save_to_state_dict(self, destination: MutableMapping, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -50,7 +50,7 @@ def several_steps() -> tuple[dict, dict, float]:
 @pytest.mark.slow
 def test_the_first_step_is_that_of_one_process() -> None:
     alone = gradients(batch(), False)
-    for shared in run_gloo(one_step):
+    for shared in run_gloo(one_step, timeout=300.0):
         assert set(shared) == set(alone)
         for name, value in alone.items():
             assert float((shared[name] - value).abs().max() / value.abs().max().clamp(min=1e-3)) < 1e-3, name
@@ -58,7 +58,7 @@ def test_the_first_step_is_that_of_one_process() -> None:
 
 @pytest.mark.slow
 def test_data_sets_losses_are_not_mixed() -> None:
-    (first, own, check), (second, other, same) = run_gloo(several_steps)
+    (first, own, check), (second, other, same) = run_gloo(several_steps, timeout=300.0)
     assert first == second and check == same
     assert first["animals"]["boxes"] == 6 and first["things"]["boxes"] == 4 and first["things"]["pictures"] == 3
     # a rank's loss is its sum over the mean number of boxes: 2 in two steps, 1 in the last

@@ -289,6 +289,22 @@ def test_the_models_own_data_sets_win_and_keep_their_vectors() -> None:
     assert report.missing == ["hub.vectors.biases.new", "hub.vectors.vectors.new"]
 
 
+def test_a_failed_load_leaves_no_data_set_behind() -> None:
+    trained = awake(build_tiny())
+    trained.hub.register_datasets([DatasetContext.create("extra", ["owl"])])
+    fresh = build_tiny(tiny_hub(datasets=[THINGS]), seed=5)
+    before = saved(fresh)
+    state = saved(trained)
+    state["hub.vectors.vectors.extra"][0] = float("nan")
+    with pytest.raises(WeightsError, match="vectors.extra"):
+        load_into(fresh, state)
+    after = saved(fresh)
+    assert list(fresh.hub.datasets) == ["things"] and list(after) == list(before)
+    assert all(torch.equal(after[k], before[k]) for k in before)
+    load_into(fresh, saved(trained), strict=True)
+    assert set(fresh.hub.datasets) == {"animals", "things", "extra"}
+
+
 def test_metadata_that_cannot_be_read() -> None:
     state = saved(build_tiny())
     state["hub.metadata"] = torch.tensor([1, 2, 3], dtype=torch.uint8)
