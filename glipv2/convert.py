@@ -22,6 +22,13 @@ _PREFIXES = (
     ("rpn.head.log_scale", "head.alignment.log_scale"),
     ("rpn.head.bias_lang", "head.alignment.bias_lang"),
     ("rpn.head.bias0", "head.alignment.bias0"),
+    ("rpn.head.mlm_head.transform.dense.", "mlm.head.dense."),
+    ("rpn.head.mlm_head.transform.LayerNorm.", "mlm.head.norm."),
+    ("rpn.head.mlm_head.decoder.weight", "mlm.head.decoder.weight"),
+    ("rpn.head.mlm_head.bias", "mlm.head.bias"),
+    ("rpn.loss_evaluator.shallow_contrastive_projection_image.", "contrast.project_regions."),
+    ("rpn.loss_evaluator.shallow_contrastive_projection_text.", "contrast.project_words."),
+    ("rpn.loss_evaluator.shallow_log_scale", "contrast.log_scale"),
     ("roi_heads.mask.predictor.conv5_mask.", "mask_branch.head.upsample."),
     ("roi_heads.mask.predictor.dot_product_projection_text.", "mask_branch.head.alignment.projection."),
     ("roi_heads.mask.predictor.log_scale", "mask_branch.head.alignment.log_scale"),
@@ -64,10 +71,11 @@ _HOURGLASS = {
     "conv2": "layers.1",
     "conv3": "layers.2",
 }
-# never used at run time: the dead class head, buffers that are recomputed, heads of other losses, and what BERT adds
+# never used at run time: the dead class head, buffers that are recomputed, the hidden-word head's second name for its bias, what
+# tuning and BERT add
 _DROPPED = re.compile(
-    r"rpn\.head\.cls_logits\.|rpn\.anchor_generator\.|rpn\.head\.mlm_head\.|rpn\.head\.tunable_linear\.|rpn\.resizer\.|"
-    r"rpn\.loss_evaluator\.|roi_heads\.(?!mask\.)|language_backbone\.body\.model\.pooler\.|"
+    r"rpn\.head\.cls_logits\.|rpn\.anchor_generator\.|rpn\.head\.mlm_head\.decoder\.bias|rpn\.head\.tunable_linear\.|rpn\.resizer\.|"
+    r"rpn\.loss_evaluator\.(?!shallow_)|roi_heads\.(?!mask\.)|language_backbone\.body\.model\.pooler\.|"
     r"language_backbone\.body\.model\.embeddings\.position_ids"
 )
 _TOWER = re.compile(r"rpn\.head\.dyhead_tower\.(\d+)\.(.+)")
@@ -135,7 +143,8 @@ def from_official(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
 
     Returns:
         a state dict for `glipv2.modeling.GLIPv2` as configs/glipv2/models/glip_*.py build it, and a report. A mask head's tensors
-        (`roi_heads.mask.`; no released file is known to have them) are named for `GLIPv2(mask_branch=...)`.
+        (`roi_heads.mask.`; no released file is known to have them) are named for `GLIPv2(mask_branch=...)`, those of pretraining's
+        losses for `GLIPv2(contrast=..., mlm=...)` with a decoder that is not tied.
 
     Raises:
         WeightsError: if nothing in it is GLIP's.

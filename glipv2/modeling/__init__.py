@@ -1,5 +1,6 @@
 """Network parts of GLIPv2."""
 
+from .contrast import RegionWordContrast
 from .detector import GLIPv2
 from .execution import Execution
 from .fusion import BiAttention, VisionLanguageFusion
@@ -9,6 +10,7 @@ from .losses import GroundingCriterion, Targets
 from .mask_branch import MaskBranch, MaskPooler
 from .mask_head import GLIPv2MaskHead
 from .mask_trunk import MaskConvs, MaskHourglasses
+from .mlm import MaskedLanguageHead, MaskedLanguageModelling, WordMasker
 from .postprocess import GroundingPostProcessor, phrase_scores
 from .prior import SemanticPrior
 from .prompts import Chunking
@@ -29,9 +31,13 @@ __all__ = [
     "MaskConvs",
     "MaskHourglasses",
     "MaskPooler",
+    "MaskedLanguageHead",
+    "MaskedLanguageModelling",
     "RegionWordAlignment",
+    "RegionWordContrast",
     "SemanticPrior",
     "Targets",
     "VisionLanguageFusion",
+    "WordMasker",
     "phrase_scores",
 ]

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from openvocab.errors import ConfigError, PromptError, VocabularyError
 from openvocab.prompting import Caption, build_caption, token_map
-from openvocab.text import LanguageFeatures
+from openvocab.text import LanguageFeatures, TokenBatch
 from openvocab.vocabulary import Vocabulary
 
+from .contrast import PicturePhrases
 from .execution import Execution
 from .head import HeadOutput
 from .losses import Targets
@@ -44,12 +45,15 @@ class GLIPv2(nn.Module):
         prior: optional second opinion on names in evaluation, a `SemanticPrior`; pictures with a caption go without it.
         mask_branch: a `MaskBranch` that gives the detections masks, and `loss_mask` in training.
         frozen_detector: train the mask branch alone, as the released code does; the detection losses are left out.
+        contrast: pretraining's inter-image loss `loss_inter`, a `RegionWordContrast`, or None.
+        mlm: pretraining's loss of hidden words `loss_mlm`, a `MaskedLanguageModelling`, or None.
         chunking: how a vocabulary over the token budget is cut, a `Chunking`. The trunk runs once a picture, whatever it says.
         execution: an `Execution`: 16 bits, memory order, compilation.
         vocabulary: names used when a picture brings none.
 
     Raises:
-        ConfigError: for an unknown `input_format`, or a frozen detector without a mask branch.
+        ConfigError: for an unknown `input_format`, or a frozen detector without a mask branch or with pretraining's losses.
+        TextEncoderError: if `mlm` belongs to another tokenizer.
     """
 
     @configurable
@@ -70,6 +74,8 @@ class GLIPv2(nn.Module):
         prior: nn.Module | None = None,
         mask_branch: nn.Module | None = None,
         frozen_detector: bool = False,
+        contrast: nn.Module | None = None,
+        mlm: nn.Module | None = None,
         chunking: Chunking | None = None,
         execution: Execution | None = None,
         vocabulary: Vocabulary | Sequence[str] | None = None,
@@ -81,6 +87,9 @@ class GLIPv2(nn.Module):
         self.anchor_generator, self.criterion, self.postprocessor = anchor_generator, criterion, postprocessor
         self.input_format, self.separator, self.ignore_padding, self.prior = input_format, separator, ignore_padding, prior
         self.mask_branch, self.frozen_detector = mask_branch, frozen_detector
+        self.contrast, self.mlm = contrast, mlm
+        if mlm is not None:
+            mlm.head.check(text_encoder)
         if frozen_detector:
             self._freeze()
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
@@ -136,6 +145,8 @@ class GLIPv2(nn.Module):
     def _freeze(self) -> None:
         if self.mask_branch is None:
             raise ConfigError("frozen_detector=True trains a mask branch alone, but there is no mask_branch")
+        if self.contrast is not None or self.mlm is not None:
+            raise ConfigError("frozen_detector=True trains a mask branch alone; contrast and mlm must be None")
         for part in self._frozen_parts():
             part.requires_grad_(False)
 
@@ -200,9 +211,12 @@ class GLIPv2(nn.Module):
         return features, maps[0]
 
     def _encode(self, captions: Sequence[Caption]) -> tuple[LanguageFeatures, list[Tensor]]:
-        tokens = self.text_encoder.tokenize([c.text for c in captions])
-        maps = [token_map(o, c).to(self.device) for o, c in zip(tokens.offsets, captions, strict=True)]
+        tokens, maps = self._tokens(captions)
         return self.text_encoder(tokens.to(self.device)), maps
+
+    def _tokens(self, captions: Sequence[Caption]) -> tuple[TokenBatch, list[Tensor]]:
+        tokens = self.text_encoder.tokenize([c.text for c in captions])
+        return tokens, [token_map(o, c).to(self.device) for o, c in zip(tokens.offsets, captions, strict=True)]
 
     # ---- pictures -------------------------------------------------------------------------------------------------
 
@@ -234,12 +248,21 @@ class GLIPv2(nn.Module):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def _losses(self, batched_inputs: list[dict], captions: list[Caption]) -> dict[str, Tensor]:
-        language, maps = self.encode_captions(captions)
+        tokens, maps = self._tokens(captions)
+        if self.mlm is not None:
+            tokens, hidden_words = self.mlm.hide(tokens, maps, batched_inputs, self.text_encoder)
+        language = self.text_encoder(tokens.to(self.device))
         output, anchors, sizes = self.run_head([x["image"] for x in batched_inputs], language)
         losses = {}
         if not self.frozen_detector:
             targets = [self._target(x, m) for x, m in zip(batched_inputs, maps, strict=True)]
-            losses.update(self.criterion(output, anchors, language.mask, targets))
+            matched = self.criterion.match(anchors, targets)
+            losses.update(self.criterion(output, anchors, language.mask, targets, matched))
+            if self.contrast is not None:
+                texts = [self._phrases(*row) for row in zip(batched_inputs, captions, maps, strict=True)]
+                losses.update(self.contrast(output.pyramid, language.hidden, language.mask, matched, texts))
+        if self.mlm is not None:
+            losses.update(self.mlm(output.hidden, hidden_words.to(self.device), self.text_encoder))
         if self.mask_branch is not None:
             found = self._present_boxes(output, anchors, maps, sizes)
             truth = [x["instances"].to(self.device) for x in batched_inputs]
@@ -254,6 +277,11 @@ class GLIPv2(nn.Module):
         post, parts = self.postprocessor, [_one(output, i, anchors) for i in range(len(maps))]
         found = [post.suppress(post.candidates(*p, m, s)) for p, m, s in zip(parts, maps, sizes, strict=True)]
         return [f.pred_boxes.tensor for f in found]
+
+    def _phrases(self, x: dict, caption: Caption, phrase_tokens: Tensor) -> PicturePhrases:
+        given = x.get("caption") is not None
+        names = caption.names if given else self._vocabulary(x).names
+        return PicturePhrases(phrase_tokens, names, x["instances"].gt_classes.to(self.device), not given)
 
     def _target(self, x: dict, phrase_tokens: Tensor) -> Targets:
         truth = x["instances"]

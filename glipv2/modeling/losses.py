@@ -65,8 +65,17 @@ class GroundingCriterion:
         self.matcher, self.box2box_transform = matcher, box2box_transform
         self.box_weight, self.alpha, self.gamma, self.pixel_offset = box_weight, alpha, gamma, pixel_offset
 
+    def match(self, anchors: Sequence[Tensor], targets: Sequence[Targets]) -> list[Tensor]:
+        """Return (N,) a picture: the box of each cell, or a number below 0."""
+        return [self.matcher(anchors, t.boxes) for t in targets]
+
     def __call__(
-        self, output: HeadOutput, anchors: Sequence[Tensor], text_mask: Tensor, targets: Sequence[Targets]
+        self,
+        output: HeadOutput,
+        anchors: Sequence[Tensor],
+        text_mask: Tensor,
+        targets: Sequence[Targets],
+        matched: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Return `loss_alignment`, `loss_box` and `loss_centerness`, scalars in float32.
 
@@ -75,9 +84,10 @@ class GroundingCriterion:
             anchors: one (N_l, 4) a level, XYXY pixels.
             text_mask: (B, T) bool, tokens that count.
             targets: B of them.
+            matched: what `match` says, if it was asked already.
         """
         flat = torch.cat(list(anchors))
-        matched = [self.matcher(anchors, t.boxes) for t in targets]
+        matched = self.match(anchors, targets) if matched is None else list(matched)
         positives = torch.stack(matched) >= 0  # (B, N)
         num_pos = reduce_mean(positives.sum().float()).clamp(min=1.0)
         logits = torch.cat(output.alignment, dim=1)

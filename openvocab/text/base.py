@@ -93,6 +93,9 @@ class TextEncoder(nn.Module, ABC):
             `load_state_dict`, directly or as part of a detector, change it.
         frozen: weights are kept; they take no gradient, and the module stays in evaluation mode.
         pad_id: token id of padding.
+        mask_id: token id that stands for a hidden word; None if the tokenizer has none.
+        special_ids: token ids that are no words, such as those of padding and of a text's begin and end.
+        vocab_size: how many token ids the tokenizer has; None if it has no fixed list.
     """
 
     dim: int
@@ -100,6 +103,14 @@ class TextEncoder(nn.Module, ABC):
     identity: str
     frozen: bool = True
     pad_id: int = 0
+    mask_id: int | None = None
+    special_ids: tuple[int, ...] = ()
+    vocab_size: int | None = None
+
+    @property
+    def word_embeddings(self) -> Tensor | None:
+        """The vectors (rows, D) that tokens begin with, differentiable unless frozen; None if it has no such table."""
+        return None
 
     @abstractmethod
     def split(self, texts: list[str]) -> list[Pieces]:

@@ -14,6 +14,7 @@ from .bert_files import find_source, load_bert, load_tokenizer, tokenizer_file, 
 from .identity import file_digest
 
 POOLINGS = ("mean", "cls")
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # checkpoints pad their table to a multiple of 64 or so; a larger gap means the vocabulary of another model
 _SLACK = 128
 
@@ -63,6 +64,8 @@ class BertTextEncoder(TextEncoder):
         self._check_sizes(settings.vocab_size, words, trained=folder is not None)
         self.dim, self.max_tokens = settings.hidden_size, min(max_tokens, settings.max_position_embeddings)
         self.pooling, self.frozen = pooling, frozen
+        self.mask_id, self.vocab_size = self._tokenizer.token_to_id("[MASK]"), self._tokenizer.get_vocab_size()
+        self.special_ids = tuple(i for t in SPECIAL if (i := self._tokenizer.token_to_id(t)) is not None)
         suffix = "" if pooling == "mean" else f":{pooling}"
         self.sign(self._describe(source, folder, words, vocab_file) + suffix)
 
@@ -82,6 +85,10 @@ class BertTextEncoder(TextEncoder):
                 f"the tokenizer {words} has {entries} entries and the model's table {table}: "
                 "they do not belong together"
             )
+
+    @property
+    def word_embeddings(self) -> Tensor:
+        return self.bert.get_input_embeddings().weight
 
     def split(self, texts: list[str]) -> list[Pieces]:
         return [
