@@ -72,6 +72,7 @@ def test_the_linear_probe_is_the_sheet_s_list() -> None:
         f"head.{layer}.{kind}" for layer in ("bbox_pred", "centerness", "alignment.projection") for kind in ("weight", "bias")
     }
     assert found == layers | {"head.alignment.log_scale", "head.alignment.bias_lang", "head.alignment.bias0"}
+    assert model.state_dict().keys() == build_tiny().state_dict().keys(), "its weights fit the plain model"
     model.train()
     assert not model.backbone.training and not model.head.blocks.training and model.head.bbox_pred.training
     assert model.eval() is model and not model.training
