@@ -95,7 +95,8 @@ class COCOOVDEvaluator(COCODetectionEvaluator):
         dataset_name, annotations, output_dir, distributed, max_dets: see `COCODetectionEvaluator`.
 
     Raises:
-        EvaluationError: for an unknown protocol, or a data set without one of the groups; else as the base class.
+        EvaluationError: for an unknown protocol, a string instead of names, or a data set without one of the groups; else as
+            the base class.
     """
 
     def __init__(
@@ -136,6 +137,8 @@ class COCOOVDEvaluator(COCODetectionEvaluator):
         groups = {}
         for group in PROTOCOLS[self.protocol]:
             given = self._given[group]
+            if isinstance(given, str):
+                raise EvaluationError(f"{group}={given!r} is one string; give a list of names")
             if given is not None:
                 groups[group] = [words.names[i] for i in sorted({words.index(n) for n in given})]
             else:

@@ -10,11 +10,21 @@ import torch
 from torch import Tensor
 
 from openvocab.errors import ConfigError, VocabularyError
-from openvocab.text import TextEmbeddings, TextEncoder, embed_names, load_text_embeddings
+from openvocab.text import CLIPTextEncoder, TextEmbeddings, TextEncoder, embed_names, load_text_embeddings, require_quick_gelu
 from openvocab.vocabulary import Vocabulary
 
 KEPT = 32
 RANDOM = ":random"  # in the identity of text encoders without weights
+
+
+def check_activation(text_encoder: TextEncoder, recipe: str) -> None:
+    """Refuse CLIP's text tower with plain GELU, unless names are embedded in a way of the user's own (`recipe="own"`).
+
+    Raises:
+        TextEncoderError: see `openvocab.text.require_quick_gelu`.
+    """
+    if recipe != "own" and isinstance(text_encoder, CLIPTextEncoder):
+        require_quick_gelu(text_encoder)
 
 
 class EmbeddingFile:
@@ -78,6 +88,7 @@ class NameVectors:
         Raises:
             VocabularyError: if there is no way to them.
             ConfigError: if the encoder has no weights.
+            TextEncoderError: if it is CLIP's text tower with plain GELU.
         """
         if vocabulary not in self._kept:
             self._kept[vocabulary] = self._find(vocabulary)
@@ -103,4 +114,5 @@ class NameVectors:
                 f"the text encoder '{self.text_encoder.identity}' has random weights, so that its vectors mean nothing: set "
                 "model.text_encoder.pretrained to a file of CLIP's text tower, or give text_embeddings"
             )
+        check_activation(self.text_encoder, self.recipe)
         return embed_names(self.text_encoder, vocabulary, self.recipe)[0]

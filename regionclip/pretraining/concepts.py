@@ -67,7 +67,12 @@ class ConceptPool:
         return ConceptPool(tuple(n for n, _ in kept), tuple(c for _, c in kept))
 
     def extended(self, names: Iterable[str]) -> ConceptPool:
-        """Return the pool with more names behind its own, those that it has (whatever their case) left out."""
+        """Return the pool with more names behind its own, those that it has (whatever their case) left out.
+
+        Raises:
+            DataError: for a string instead of names.
+        """
+        _refuse_string("names", names)
         known = {n.casefold() for n in self.names}
         more = [n for n in dict.fromkeys(" ".join(n.casefold().split()) for n in names) if n and n not in known]
         return ConceptPool((*self.names, *more), (*self.counts, *(0 for _ in more)))
@@ -169,8 +174,10 @@ def build_pool(
         the pool; most frequent first, equals by name.
 
     Raises:
-        DataError: if nothing is left.
+        DataError: if nothing is left, or for a string instead of captions or names.
     """
+    _refuse_string("captions", captions)
+    _refuse_string("extra", extra)
     counts: Counter[str] = Counter()
     for caption in captions:
         counts.update(nouns_of(caption, form=form, backend=backend))
@@ -184,6 +191,12 @@ def build_pool(
         first, *rest = dict.fromkeys(extra)
         return ConceptPool((" ".join(first.casefold().split()),), (0,)).extended(rest)
     return ConceptPool(tuple(n for n, _ in found), tuple(c for _, c in found)).extended(extra)
+
+
+def _refuse_string(what: str, value: object) -> None:
+    """A string would be taken for a list of its letters."""
+    if isinstance(value, str):
+        raise DataError(f"{what}={value[:60]!r} is one string; give a list of them")
 
 
 def _folded(counts: Counter[str]) -> Counter[str]:

@@ -40,7 +40,7 @@ class RegionAccuracyEvaluator(DatasetEvaluator):
             of one class.
 
     Raises:
-        EvaluationError: for an unknown `given`.
+        EvaluationError: for an unknown `given`, or a string instead of names.
         VocabularyError: for names that the data set does not have.
     """
 
@@ -55,6 +55,9 @@ class RegionAccuracyEvaluator(DatasetEvaluator):
     ) -> None:
         if given not in (REGIONS, PICTURES):
             raise EvaluationError(f"given='{given}' must be '{REGIONS}' or '{PICTURES}'")
+        wrong = next((v for v in (names, *dict(groups or {}).values()) if isinstance(v, str)), None)
+        if wrong is not None:
+            raise EvaluationError(f"{wrong!r} is one string; give a list of names")
         self.dataset_name, self.given, self.min_size = dataset_name, given, float(min_size)
         self.vocabulary = get_vocabulary(dataset_name)
         self.asked = {self.vocabulary.index(n) for n in (self.vocabulary.names if names is None else names)}

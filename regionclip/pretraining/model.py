@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from openvocab.errors import ConfigError, DataError, VocabularyError
 from openvocab.text import TextEncoder, embed_names
 from openvocab.vocabulary import Vocabulary
-from regionclip.modeling.names import RANDOM
+from regionclip.modeling.names import RANDOM, check_activation
 
 from .captions import fitted
 from .concepts import ConceptPool, embed_concepts
@@ -57,7 +57,7 @@ class RegionCLIPPretraining(nn.Module):
         text_encoder: of captions, and of names at test time; frozen.
         teacher: a `RegionTeacher`; None if both region losses are off.
         proposals: pictures [(3, H, W)] to [Instances with `proposal_boxes` (and `objectness_logits`)]; None takes the inputs'
-            "proposals".
+            "proposals", which go first in evaluation (given boxes are to be named, not others).
         concepts: the pool, embedded by `recipe`.
         concept_embeddings: (C, D) in its place, or a file of them, such as the official "*_nouns_*_emb.pth", which is read at
             the first training step.
@@ -152,6 +152,7 @@ class RegionCLIPPretraining(nn.Module):
                 f"the text encoder '{self.text_encoder.identity}' has random weights, from which nothing can be learned: set "
                 "model.text_encoder.pretrained to a file of CLIP's text tower"
             )
+        check_activation(self.text_encoder, self.recipe)
 
     @property
     def learns_regions(self) -> bool:
@@ -179,7 +180,7 @@ class RegionCLIPPretraining(nn.Module):
         """Return the losses, or in evaluation name the given regions.
 
         Args:
-            batched_inputs: a dict a picture: "image" (3, H, W), 0-255; "proposals", unless the model has its own; in training
+            batched_inputs: a dict a picture: "image" (3, H, W), 0-255; "proposals", unless the model finds its own; in training
                 "captions" (one is drawn; pictures without any are left out of that loss) or "text", the one to use; in
                 evaluation optional "height", "width", "vocabulary".
 
@@ -203,7 +204,7 @@ class RegionCLIPPretraining(nn.Module):
         return torch.stack([F.pad(x, (0, width - x.shape[2], 0, height - x.shape[1])) for x in images])
 
     def _find(self, batched_inputs: Sequence[dict]) -> list[Instances]:
-        if self.proposals is not None:
+        if self.proposals is not None and (self.training or any("proposals" not in x for x in batched_inputs)):
             with torch.no_grad():
                 found = self.proposals([x["image"].to(self.device) for x in batched_inputs])
         else:
@@ -307,6 +308,7 @@ class RegionCLIPPretraining(nn.Module):
         vocabulary = x.get("vocabulary") or self.vocabulary
         if vocabulary is None:
             raise VocabularyError("no names to choose from: call set_vocabulary(...), or give each input a 'vocabulary'")
+        check_activation(self.text_encoder, self.recipe)
         texts = embed_names(self.text_encoder, Vocabulary.coerce(vocabulary), self.recipe)[0].to(vectors)
         probs = cosine_logits(vectors, texts, self.temperature).softmax(dim=1)
         scores, classes = probs.max(dim=1)

@@ -188,6 +188,8 @@ def test_wrong_calls_are_sentences(everything: tuple, tmp_path: Path) -> None:
         COCOOVDEvaluator(annotations=path, protocol="target")
     with pytest.raises(VocabularyError, match="'aeroplan' is not in .*Did you mean 'airplane'"):
         COCOOVDEvaluator(annotations=path, novel=["aeroplan"])
+    with pytest.raises(EvaluationError, match="novel='cat' is one string; give a list of names"):
+        COCOOVDEvaluator(annotations=path, novel="cat")
     with pytest.raises(EvaluationError, match="'car' is among the base and the novel"):
         COCOOVDEvaluator(annotations=path, base=["car"], novel=["car", "bus"])
     small = {**content, "categories": [{"id": 1, "name": "gizmo"}], "annotations": []}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from openvocab import Vocabulary
-from openvocab.errors import ConfigError, VocabularyError, WeightsError
+from openvocab.errors import ConfigError, TextEncoderError, VocabularyError, WeightsError
 from openvocab.testing import tiny_clip
 from openvocab.text import CLIPTextEncoder, HashedTextEncoder, TextEmbeddings, embed_names, save_text_embeddings
 from regionclip.modeling import EmbeddingFile, NameVectors
@@ -84,3 +84,7 @@ def test_a_text_tower_without_weights() -> None:
     encoder = CLIPTextEncoder(model=tiny_clip())
     with pytest.raises(ConfigError, match="random weights, so that its vectors mean nothing: .*pretrained"):
         NameVectors(text_encoder=encoder)(WORDS)
+    encoder.identity = "clip:openvocab-tiny-clip:of a file"
+    with pytest.raises(TextEncoderError, match="has plain GELU, but OpenAI's and RegionCLIP's weights"):
+        NameVectors(text_encoder=encoder)(WORDS)
+    assert NameVectors(text_encoder=encoder, recipe="own")(WORDS).shape == (4, encoder.dim)

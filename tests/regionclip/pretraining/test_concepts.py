@@ -75,6 +75,14 @@ def test_missing_files_and_names_with_commas_are_refused(tmp_path: Path) -> None
         ConceptPool(("bow, arrow",), (1,)).save(tmp_path / "pool.txt")
 
 
+def test_a_string_is_not_a_list_of_its_letters() -> None:
+    for given in ({"captions": "a dog and a cat"}, {"captions": ["a dog"], "extra": "dog cat"}):
+        with pytest.raises(DataError, match="is one string; give a list of them"):
+            build_pool(**{"min_count": 1, **given})
+    with pytest.raises(DataError, match="names='dog' is one string"):
+        ConceptPool(("cat",), (1,)).extended("dog")
+
+
 def test_embeddings_are_the_raw_mean_over_81_templates() -> None:
     encoder, pool = HashedTextEncoder(dim=16), ConceptPool(("cat", "wine glass"), (2, 1))
     frames = templates("clip81")

@@ -102,3 +102,6 @@ def test_errors(dataset: str) -> None:
         RegionAccuracyEvaluator(dataset_name=dataset, given="boxes")
     with pytest.raises(VocabularyError, match="'lamp'"):
         RegionAccuracyEvaluator(dataset_name=dataset, names=["lamp"])
+    for wrong in ({"names": "red"}, {"groups": {"novel": "red"}}):
+        with pytest.raises(EvaluationError, match="'red' is one string; give a list of names"):
+            RegionAccuracyEvaluator(dataset_name=dataset, **wrong)

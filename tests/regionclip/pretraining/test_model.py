@@ -82,6 +82,21 @@ def test_a_proposal_network_goes_before_the_inputs() -> None:
     assert asked == [2] and set(losses) == LOSSES
 
 
+def test_given_boxes_go_before_the_proposal_network_in_evaluation() -> None:
+    """Zero-shot accuracy on true boxes, of a model that is pretrained on proposals of its own."""
+    asked = []
+
+    def propose(images: list) -> list[Instances]:
+        asked.append(len(images))
+        return [Instances(tuple(x.shape[1:]), proposal_boxes=boxes(4, 9)) for x in images]
+
+    model, rows = student(proposals=propose).eval(), batch()
+    model.set_vocabulary(["dog", "table"])
+    found = [o["instances"].pred_boxes.tensor for o in model(rows)]
+    assert not asked and all(torch.equal(f, x["proposals"].proposal_boxes.tensor) for f, x in zip(found, rows, strict=True))
+    assert len(model([{k: v for k, v in rows[0].items() if k != "proposals"}])[0]["instances"]) == 4 and asked == [1]
+
+
 @pytest.mark.parametrize("image_text_weight", [0.0, 1.0])
 def test_pictures_without_regions_or_captions_cost_nothing_and_break_nothing(image_text_weight: float) -> None:
     model = student(image_text_weight=image_text_weight).train()
