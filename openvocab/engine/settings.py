@@ -42,9 +42,10 @@ class Ddp:
 
 @dataclass(frozen=True)
 class ClipGrad:
-    """`max_norm` of all gradients together (2-norm); 0 does not clip."""
+    """`max_norm` (2-norm) of all gradients together, or `per_parameter`, as detectron2 clips by "norm"; 0 does not clip."""
 
     max_norm: float = 0.0
+    per_parameter: bool = False
 
     def __post_init__(self) -> None:
         _require(self.max_norm >= 0, "clip_grad.max_norm", self.max_norm, "must be 0 (off) or more")

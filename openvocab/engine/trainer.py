@@ -169,8 +169,11 @@ class Trainer(TrainerBase):
     def _clipped_norm(self, losses: Mapping[str, Tensor], batch: list[dict]) -> float:
         self.scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        limit = self.settings.clip_grad.max_norm
-        norm = float(nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else float("inf")))
+        clip = self.settings.clip_grad
+        limit = clip.max_norm if clip.max_norm > 0 else float("inf")
+        norm = float(nn.utils.clip_grad_norm_(parameters, float("inf") if clip.per_parameter else limit))
+        for p in parameters if clip.per_parameter else ():
+            nn.utils.clip_grad_norm_(p, limit)
         if norm != norm or norm == float("inf"):
             if not self.scaler.is_enabled():  # the scaler skips such a step by itself and lowers its scale
                 self._refuse(losses, batch, what=f"the gradient's norm is {norm}")

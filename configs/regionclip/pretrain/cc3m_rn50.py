@@ -7,11 +7,11 @@ Command: python tools/train_net.py --config-file configs/regionclip/pretrain/cc3
 
 Files below $DETECTRON2_DATASETS, made once:
   regionclip/clip_rn50.safetensors    tools/convert_weights.py --from clip RN50.pt OUT --allow-pickle
-  regionclip/rpn_lvis_866.safetensors tools/convert_weights.py --from rpn rpn_lvis_866.pth OUT
+  regionclip/rpn_lvis_866.safetensors tools/convert_weights.py --from regionclip-rpn rpn_lvis_866.pth OUT
   regionclip/coco_nouns_rn50.pth      tools/dump_text_embeddings.py --concepts coco_nouns_4764.txt --pretrained RN50.pt ... OUT
   cc3m/*.tar                          webdataset shards (or TsvShards for the official tsv files)
-What differs from the official run: gradients are clipped by their whole norm, not each parameter by its own (5.0); the released
-code clips at 77 tokens without an end token, here the end token stays; each process shuffles through a buffer.
+What differs from the official run: the released code cuts captions at 77 tokens without an end token, here the end token stays;
+each process shuffles through a buffer.
 """
 
 from detectron2.config import LazyCall as L
@@ -107,7 +107,7 @@ train.output_dir = "output/regionclip_cc3m_rn50"
 train.init_checkpoint = str(_files / "clip_rn50.safetensors")
 train.max_iter = 600_000
 train.reference_batch_size = 96
-train.clip_grad = dict(max_norm=5.0)
+train.clip_grad = dict(max_norm=5.0, per_parameter=True)
 train.checkpointer = dict(period=5000, max_to_keep=3)
 train.eval_period = 20_000
 train.log_period = 100

@@ -48,6 +48,24 @@ def test_clipping_by_the_norm():
     assert trainer.storage.latest()["grad_norm"][0] == pytest.approx(6.0)
 
 
+class Steep(nn.Module):
+    """A steep parameter and a flat one: gradients (30, 40) and 0.4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steep, self.flat = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(1))
+
+    def forward(self, batch: list) -> dict:
+        return {"loss": (self.steep * torch.tensor([30.0, 40.0])).sum() + 0.4 * self.flat.sum()}
+
+
+def test_clipping_each_parameter_by_its_own_norm():
+    model, trainer = run([[1.0]], model=Steep(), clip_grad={"max_norm": 5.0, "per_parameter": True})
+    torch.testing.assert_close(model.steep.detach(), 1 - 0.1 * torch.tensor([3.0, 4.0]))
+    torch.testing.assert_close(model.flat.detach(), torch.tensor([1 - 0.1 * 0.4]))
+    assert trainer.storage.latest()["grad_norm"][0] == pytest.approx((50**2 + 0.4**2) ** 0.5)
+
+
 def test_accumulated_batches_are_one_batch():
     whole, _ = run([[1.0, 2.0, 5.0, 7.0]])
     parts, trainer = run([[1.0, 2.0], [5.0, 7.0]], accumulate=2)
