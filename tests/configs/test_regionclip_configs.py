@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from openvocab import Vocabulary
 from openvocab.config import load_config
 from openvocab.data import DatasetMapper
 from tests.configs.test_all_configs import CONFIGS
+from tests.regionclip.user_world import tool
 
 FOLDER = CONFIGS / "regionclip"
 
@@ -124,6 +126,13 @@ def test_no_recipe_depends_on_the_order_in_which_they_are_loaded() -> None:
     first = load_config(FOLDER / "transfer/coco_ovd_rn50.py")
     load_config(FOLDER / "zero_shot/lvis_gt_rn50x4.py")
     assert load_config(FOLDER / "transfer/coco_ovd_rn50.py") == first
+
+
+def test_commands_in_docstrings_are_those_of_the_tool() -> None:
+    convert = tool("convert_weights")
+    for path in [*FOLDER.rglob("*.py"), CONFIGS.parent / "regionclip" / "README.md"]:
+        named = set(re.findall(r"--from ([\w-]+)", path.read_text()))
+        assert named <= {*convert._KINDS, convert.AS_IS}, path
 
 
 def test_variants_are_short() -> None:
