@@ -61,7 +61,7 @@ class Budget:
 
     train: int = 1200
     test: int = 400
-    image_steps: int = 600
+    image_steps: int = 1200
     region_steps: int = 200
     transfer_steps: int = 100
     rpn_steps: int = 150
@@ -138,7 +138,7 @@ class Shapes:
         torch.manual_seed(self.seed)
         model = self.student(None, distill_weight=0.0, contrast_weight=0.0)
         inputs = self.inputs("train", "whole")
-        return fit(model, inputs, steps=self.budget.image_steps, batch=32, lr=3e-3, seed=self.seed)
+        return fit(model, inputs, steps=self.budget.image_steps, batch=32, lr=1.5e-3, seed=self.seed)
 
     def student(self, start: RegionCLIPPretraining | None, **options: object) -> RegionCLIPPretraining:
         """Build a model, with the weights of `start`."""
