@@ -8,14 +8,19 @@ from .image import read_image
 from .known_sets import register_odinw, register_shared
 from .loader import TrainLoader, TrainSource, build_test_loader, build_train_loader
 from .mapper import DatasetMapper
+from .packing import CaptionPacking
 from .prompts import NameChanges, PromptSampler
+from .token_budget import TokenBudget, TokenPromptSampler
 
 __all__ = [
     "BadSampleBudget",
+    "CaptionPacking",
     "DatasetMapper",
     "FewShot",
     "NameChanges",
     "PromptSampler",
+    "TokenBudget",
+    "TokenPromptSampler",
     "TrainLoader",
     "TrainSource",
     "build_test_loader",

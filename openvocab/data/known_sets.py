@@ -24,6 +24,9 @@ _OBJECTS365 = re.compile(r"objects365_(train|val)")
 _OPENIMAGES = re.compile(r"oid_(train|val_expanded)")
 _FLICKR = re.compile(r"flickr30k_(train|val|test)")
 _REFCOCO = re.compile(r"(refcoco|refcoco\+|refcocog)_(train|val|test|testA|testB)(_masks)?")
+_GOLDG_MIXED = "goldg_mixed_train"  # MDETR's mixture of Visual Genome, GQA and RefCOCO without COCO's pictures
+_DETECTION = re.compile(r"(visual_genome|imagenet_boxes)_train")
+_PSEUDO = re.compile(r"(cc3m|cc12m|sbu)_pseudo")
 _PHRASECUT = re.compile(r"phrasecut_(train|val|test|miniv)")
 
 
@@ -81,6 +84,18 @@ def _benchmark_entry(name: str, root: Path) -> Entry | None:
     if match := _PHRASECUT.fullmatch(name):
         folder = root / "VGPhraseCut_v0"
         return _entry(name, folder / f"refer_{match[1]}.json", folder / "images", None, reader="phrasecut")
+    return _pretraining_entry(name, root)
+
+
+def _pretraining_entry(name: str, root: Path) -> Entry | None:
+    """The sets of GLIP's pretraining that are no benchmarks."""
+    if name == _GOLDG_MIXED:
+        file = root / "mdetr_annotations/final_mixed_train_no_coco.json"
+        return _entry(name, file, root / "gqa/images", None, reader="mdetr")
+    if match := _DETECTION.fullmatch(name):  # as COCO json, each with its own names
+        return _entry(name, root / match[1] / "annotations/instances_train.json", root / match[1] / "images", None)
+    if match := _PSEUDO.fullmatch(name):  # as tools/pseudo_boxes.py writes it
+        return _entry(name, root / match[1] / "pseudo_boxes.jsonl", root / match[1] / "images", None, reader="odvg")
     return None
 
 

@@ -21,6 +21,7 @@ from .budget import BadSampleBudget
 from .catalog import get_vocabulary
 from .image import FORMATS, read_image
 from .prompts import ABSENT, NameChanges, PromptSampler, positions
+from .token_budget import TokenBudget
 
 MASK_FORMATS = ("polygon", "bitmask")
 
@@ -50,6 +51,7 @@ class DatasetMapper:
             same name); None: none.
         min_size: boxes narrower or lower than this many pixels after augmentation are left out.
         min_visible: boxes of which a crop leaves less than this share become "ignore_boxes" (ours).
+        budget: sentences with more tokens than this are bad samples; None: all are taken, and the model refuses what is too long.
         keep_empty: return training pictures without any box to teach; else None, and the loader takes another.
         skip: how many bad files of a data set the training loader skips.
 
@@ -79,6 +81,7 @@ class DatasetMapper:
         precomputed_proposal_topk: int | None = None,
         min_size: float = 1.0,
         min_visible: float = 0.2,
+        budget: TokenBudget | None = None,
         keep_empty: bool = False,
         skip: BadSampleBudget | None = None,
     ) -> None:
@@ -104,7 +107,7 @@ class DatasetMapper:
         self.with_masks, self.mask_format = with_masks, mask_format
         self.precomputed_proposal_topk = precomputed_proposal_topk
         self.min_size, self.min_visible, self.keep_empty = float(min_size), float(min_visible), keep_empty
-        self.skip = skip or BadSampleBudget()
+        self.skip, self.budget = skip or BadSampleBudget(), budget
         self._names: dict[str, tuple[Vocabulary, np.ndarray]] = {}
         self._reworded: dict[str, tuple[Vocabulary, Vocabulary]] = {}
 
@@ -124,7 +127,7 @@ class DatasetMapper:
 
         Raises:
             InputError: if the picture is missing, damaged, or not of the record's size.
-            DataError: if the record's annotations cannot be used.
+            DataError: if the record's annotations cannot be used, or its sentence is over the budget.
         """
         size = (record["height"], record["width"])
         pixels = read_image(record["file_name"], self.image_format, size=size)
@@ -228,6 +231,8 @@ class DatasetMapper:
         """Return the prompt, what to teach with its places in it, and the boxes to ignore; None if there is nothing."""
         if "phrases" in record:
             caption = _caption(record)
+            if self.budget is not None:
+                self.budget.check(caption.text)
             if self._speaks_of_excluded(caption.text):
                 return None
             names, classes = None, moved.classes
