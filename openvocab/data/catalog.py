@@ -19,6 +19,7 @@ from openvocab.vocabulary import Vocabulary
 from .coco_json import load_coco_records, read_coco, sorted_categories
 from .grounding import load_mdetr_records, load_odvg_records
 from .phrasecut import load_phrasecut_records
+from .questions import load_caption_records, load_vqa_records
 
 ROOT_ENV = "DETECTRON2_DATASETS"
 READERS: dict[str, Callable[..., list[dict]]] = {
@@ -26,6 +27,8 @@ READERS: dict[str, Callable[..., list[dict]]] = {
     "mdetr": load_mdetr_records,
     "odvg": load_odvg_records,
     "phrasecut": load_phrasecut_records,
+    "vqa": load_vqa_records,
+    "captions": load_caption_records,
 }
 
 
@@ -40,7 +43,9 @@ class Entry:
         vocabulary: names in order of the sorted category ids; None: those of the json.
         captions: a COCO captions json, or None.
         masks: a COCO json that lends its masks to an "mdetr" set, or None.
-        reader: "coco", "mdetr", "odvg" or "phrasecut".
+        pictures: the COCO json that knows the pictures of a "vqa" set, or None.
+        answers: the annotations of a "vqa" set, or None.
+        reader: "coco", "mdetr", "odvg", "phrasecut", "vqa" or "captions".
         evaluator_type: for detectron2.
         automatic: found by its name, so that a change of the environment may move it.
     """
@@ -51,14 +56,20 @@ class Entry:
     vocabulary: Vocabulary | None = None
     captions: Path | None = None
     masks: Path | None = None
+    pictures: Path | None = None
+    answers: Path | None = None
     reader: str = "coco"
     evaluator_type: str = "coco"
     automatic: bool = False
 
     def load(self) -> list[dict]:
         """Read the records."""
-        more = {"coco": {"captions": self.captions}, "mdetr": {"masks": self.masks}}.get(self.reader, {})
-        return READERS[self.reader](self.annotations, self.images, self.name, **more)
+        more = {
+            "coco": {"captions": self.captions},
+            "mdetr": {"masks": self.masks},
+            "vqa": {"pictures": self.pictures, "answers": self.answers},
+        }
+        return READERS[self.reader](self.annotations, self.images, self.name, **more.get(self.reader, {}))
 
 
 _ENTRIES: dict[str, Entry] = {}
@@ -139,8 +150,9 @@ def ensure_registered(name: str) -> None:
 
 def _read_vocabulary(entry: Entry) -> Vocabulary:
     if entry.reader != "coco":
+        kind = {"vqa": "set of questions", "captions": "set of captions"}.get(entry.reader, "grounding set")
         raise DataError(
-            f"'{entry.name}' is a grounding set: what to look for stands in its captions, it has no list of names"
+            f"'{entry.name}' is a {kind}: what to look for stands in its texts, it has no list of names"
         )
     if entry.vocabulary is not None and entry.automatic and not entry.annotations.is_file():
         return entry.vocabulary  # a benchmark's names are known without its files

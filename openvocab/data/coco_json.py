@@ -91,7 +91,12 @@ def _image_name(image: dict) -> object:
     return image.get("file_name")
 
 
-def _image_record(image: object, folder: Path, name: str, path: Path) -> dict:
+def image_record(image: object, folder: Path, name: str, path: Path) -> dict:
+    """Return a picture's entry as a detectron2 dict without annotations.
+
+    Raises:
+        DataError: if its file name, id or size cannot be used; `path` is named as the file it comes from.
+    """
     if not isinstance(image, dict):
         raise DataError(f"{path}: the image entry {image!r:.80} is no object")
     file_name = safe_join(folder, _image_name(image))
@@ -189,7 +194,7 @@ def load_coco_records(
     position = {c["id"]: i for i, c in enumerate(sorted_categories(content, annotations))}
     records: dict[int | str, dict] = {}
     for image in content["images"]:
-        record = _image_record(image, images, name, annotations)
+        record = image_record(image, images, name, annotations)
         if record["image_id"] in records:
             raise DataError(f"{annotations}: image id {record['image_id']} is there twice")
         records[record["image_id"]] = record

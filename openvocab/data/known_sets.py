@@ -24,6 +24,8 @@ _OBJECTS365 = re.compile(r"objects365_(train|val)")
 _OPENIMAGES = re.compile(r"oid_(train|val_expanded)")
 _FLICKR = re.compile(r"flickr30k_(train|val|test)")
 _REFCOCO = re.compile(r"(refcoco|refcoco\+|refcocog)_(train|val|test|testA|testB)(_masks)?")
+_VQA = re.compile(r"vqa_v2_(train|val|test|test-dev)")
+_CAPTIONS = re.compile(r"coco_(2014|2017)_(train|val)_captions")
 _GOLDG_MIXED = "goldg_mixed_train"  # MDETR's mixture of Visual Genome, GQA and RefCOCO without COCO's pictures
 _DETECTION = re.compile(r"(visual_genome|imagenet_boxes)_train")
 _PSEUDO = re.compile(r"(cc3m|cc12m|sbu)_pseudo")
@@ -81,6 +83,12 @@ def _benchmark_entry(name: str, root: Path) -> Entry | None:
         file = root / f"mdetr_annotations/finetune_{match[1]}_{match[2]}.json"
         masks = root / "coco/annotations/instances_train2014.json" if match[3] else None  # MDETR's files have boxes only
         return _entry(name, file, root / "coco/train2014", None, reader="mdetr", masks=masks)
+    if match := _VQA.fullmatch(name):
+        return _vqa_entry(name, match[1], root)
+    if match := _CAPTIONS.fullmatch(name):
+        year, split = match.groups()
+        file = root / f"coco/annotations/captions_{split}{year}.json"
+        return _entry(name, file, root / f"coco/{split}{year}", None, reader="captions")
     if match := _PHRASECUT.fullmatch(name):
         folder = root / "VGPhraseCut_v0"
         return _entry(name, folder / f"refer_{match[1]}.json", folder / "images", None, reader="phrasecut")
@@ -97,6 +105,17 @@ def _pretraining_entry(name: str, root: Path) -> Entry | None:
     if match := _PSEUDO.fullmatch(name):  # as tools/pseudo_boxes.py writes it
         return _entry(name, root / match[1] / "pseudo_boxes.jsonl", root / match[1] / "images", None, reader="odvg")
     return None
+
+
+def _vqa_entry(name: str, split: str, root: Path) -> Entry:
+    """VQAv2 on COCO's pictures; the test splits have no answers, and their pictures are listed in image_info_test2015.json."""
+    known, year = split in ("train", "val"), "2014" if split in ("train", "val") else "2015"
+    pictures = f"captions_{split}2014.json" if known else "image_info_test2015.json"
+    answers = root / f"vqa/v2_mscoco_{split}2014_annotations.json" if known else None
+    file = root / f"vqa/v2_OpenEnded_mscoco_{split}{year}_questions.json"
+    images = root / f"coco/{split if known else 'test'}{year}"
+    more = {"pictures": root / "coco/annotations" / pictures, "answers": answers, "reader": "vqa"}
+    return _entry(name, file, images, None, **more)
 
 
 def _entry(name: str, annotations: Path, images: Path, vocabulary: str | None, **more: str | Path | None) -> Entry:

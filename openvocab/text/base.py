@@ -120,6 +120,27 @@ class TextEncoder(nn.Module, ABC):
     def forward(self, tokens: TokenBatch) -> LanguageFeatures:
         """Return token-level features, differentiable unless the encoder is frozen."""
 
+    def forward_causal(self, tokens: TokenBatch) -> LanguageFeatures:
+        """As `forward`, but each token sees itself and those before it only: a text can be read while it is written.
+
+        Raises:
+            TextEncoderError: if this encoder cannot read so.
+        """
+        raise TextEncoderError(f"a {type(self).__name__} cannot read a text from left to right; use a BERT or CLIP encoder")
+
+    def join(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, special ones left out; the way back from `split`, up to case and blanks.
+
+        Raises:
+            TextEncoderError: if this encoder cannot write.
+        """
+        raise TextEncoderError(f"a {type(self).__name__} cannot turn tokens into text; use a BERT or CLIP encoder")
+
+    def ends(self) -> tuple[int, int]:
+        """Ids of the tokens that every text begins and ends with."""
+        ids = self.split(["a"])[0].ids
+        return ids[0], ids[-1]
+
     def sign(self, identity: str) -> None:
         """Set `identity` ("{}" in it becomes a checksum of the weights), and freeze the weights if `frozen`."""
         checksum = weights_checksum(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -101,6 +102,20 @@ class BertTextEncoder(TextEncoder):
             mask = tokens.attention_mask
             hidden = self.bert(input_ids=tokens.input_ids, attention_mask=mask.long()).last_hidden_state
         return LanguageFeatures(hidden=hidden, mask=mask)
+
+    def forward_causal(self, tokens: TokenBatch) -> LanguageFeatures:
+        """The same weights with a causal mask over the tokens (UniLM, arXiv 1905.03197, as GLIPv2 writes captions)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            mask, length = tokens.attention_mask, tokens.input_ids.shape[1]
+            seen = mask[:, None, None, :] & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+            embedded = self.bert.embeddings(input_ids=tokens.input_ids)
+            added = torch.zeros(seen.shape, dtype=embedded.dtype, device=mask.device)
+            added = added.masked_fill(~seen, torch.finfo(embedded.dtype).min)
+            hidden = self.bert.encoder(embedded, attention_mask=added).last_hidden_state
+        return LanguageFeatures(hidden=hidden, mask=mask)
+
+    def join(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def pool(self, features: LanguageFeatures) -> Tensor:
         """Sentence vectors (B, D), not normalised, by `pooling`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -127,6 +127,14 @@ class CLIPTextEncoder(TextEncoder):
             x = self.transformer(x, attn_mask=self.attn_mask[:length, :length])
             hidden = self.ln_final(x) @ self.text_projection
         return LanguageFeatures(hidden=hidden, mask=tokens.attention_mask)
+
+    def forward_causal(self, tokens: TokenBatch) -> LanguageFeatures:
+        """CLIP reads from left to right anyway."""
+        return self(tokens)
+
+    def join(self, ids: Sequence[int]) -> str:
+        special = (self._tokenizer.sot_token_id, self._tokenizer.eot_token_id)
+        return self._tokenizer.decode([i for i in ids if i not in special]).strip()
 
     def pool(self, features: LanguageFeatures) -> Tensor:
         """The end token's vector, (B, D)."""
