@@ -62,6 +62,10 @@ def add_glipv2_config(cfg: CfgNode) -> None:
     node.MASK_FUSED = True  # pool from the fused maps; False: from the pyramid
     node.MASK_WORD_DIM = 768  # of class embeddings, where the head serves in a stock R-CNN
     node.FROZEN_DETECTOR = False  # train the mask head alone
+    # heads of GLIPv2Tasks
+    node.VQA_ANSWERS = ""  # a json list of answers (python -m openvocab.data.answers); "": no questions
+    node.VQA_NUM_ANSWERS = 3129
+    node.CAPTIONS = False
 
 
 @BACKBONE_REGISTRY.register()

@@ -43,10 +43,14 @@ class LanguageLayer(nn.Module):
         return split_heads(x, self.num_heads)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Map `hidden` (B, T, L) to the same shape; words with `mask` (B, T) False are not looked at."""
+        """Map `hidden` (B, T, L) to the same shape; words with `mask` False are not looked at.
+
+        `mask` is (B, T), or (B, T, T): which word (second) sees which (third).
+        """
+        seen = mask[:, None, None] if mask.ndim == 2 else mask[:, None]
         q, k, v = self._heads(self.query(hidden)), self._heads(self.key(hidden)), self._heads(self.value(hidden))
         scores = (q @ k.transpose(-1, -2)).float() * (q.shape[-1] ** -0.5)
-        scores = scores.clamp(-CLAMP, CLAMP).masked_fill(~mask[:, None, None, :], BLOCKED)
+        scores = scores.clamp(-CLAMP, CLAMP).masked_fill(~seen, BLOCKED)
         weights = self.dropout(scores.softmax(dim=-1)).to(v.dtype)
         context = merge_heads(weights @ v)
         hidden = self.attention_norm(self.dropout(self.attention_output(context)) + hidden)
