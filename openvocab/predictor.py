@@ -21,6 +21,7 @@ from openvocab.io import WeightFile, load_into, load_weights
 from openvocab.media import ImageLike, to_rgb
 from openvocab.modeling.plug import set_class_embeddings
 from openvocab.prompting import Caption, chunk_names, noun_phrases
+from openvocab.speaking import Speaker
 from openvocab.text import TextEmbeddings, load_text_embeddings
 from openvocab.vocabulary import Vocabulary
 
@@ -39,7 +40,7 @@ RESERVED_TOKENS = 8  # of a prompt's budget, for what a model may add to it, suc
 REMEMBERED_PLANS = 16
 
 
-class Predictor:
+class Predictor(Speaker):
     """A detector ready to be asked.
 
     The model encodes a vocabulary's text once and keeps it; the predictor keeps only how a long vocabulary was cut into prompts.

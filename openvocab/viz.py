@@ -82,6 +82,22 @@ def draw(
     return canvas
 
 
+def with_line(image: Image.Image, text: str) -> Image.Image:
+    """Return a picture with a text below it, cut into as many lines as its width asks for."""
+    face = _font(None, round(min(max(14 * max(image.size) / 640, 12), max(image.height / 3, 8))))
+    pad, step = round(face.size / 2), sum(face.getmetrics()) + 2
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        lines = [*lines[:-1], longer] if face.getlength(longer) <= image.width - 2 * pad or not lines[-1] else [*lines, word]
+    result = Image.new("RGB", (image.width, image.height + step * len(lines) + 2 * pad), PAPER)
+    result.paste(image, (0, 0))
+    pen = ImageDraw.Draw(result)
+    for number, line in enumerate(lines):
+        pen.text((pad, image.height + pad + step * number), line, fill=INK, font=face)
+    return result
+
+
 def _font(path: str | Path | None, size: int) -> ImageFont.FreeTypeFont:
     if path is None:
         return ImageFont.load_default(size=max(size, 6))

@@ -4,10 +4,13 @@
     python tools/demo.py --input photo.jpg --text "cat. remote control."
     python tools/demo.py --input folder/ clip.mp4 --vocabulary coco --output found/ --json
     python tools/demo.py --input photo.jpg --caption "a man with a red umbrella"
+    python tools/demo.py --input photo.jpg --model M --weights W --question "what color is the umbrella?"
+    python tools/demo.py --input photo.jpg --model M --weights W --caption
     python tools/demo.py --input folder/ --model my_regionclip.py --weights rn50.safetensors --embeddings lvis.npz
 
 Prints a table a picture and writes annotated copies to the output folder, with masks where the model gives them (the json then has
-them as COCO run lengths); inputs are never overwritten.
+them as COCO run lengths), or with an answer or a caption and the boxes of its words (M and W: a model with heads for that, and
+weights that were trained for it); inputs are never overwritten.
 Of several files, bad ones are counted and left out. Exit code: 0; 1 if all of several files were bad; 2, with one sentence,
 if the command itself cannot be done.
 """
@@ -26,10 +29,12 @@ from openvocab.errors import ConfigError, InputError, VocabularyError, cli_main
 
 if TYPE_CHECKING:
     from openvocab import Detections, Vocabulary
+    from openvocab.linked_text import LinkedText
     from openvocab.prompting import Caption
     from openvocab.text import TextEmbeddings
 
 MAX_ROWS = 20
+WRITE = object()  # --caption without a sentence
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,7 +55,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     words = parser.add_mutually_exclusive_group()
     words.add_argument("--text", help="names, each ended by a full stop: 'cat. remote control.'")
     words.add_argument("--vocabulary", metavar="NAME|FILE", help="a built-in list such as coco or lvis, or a text or json file")
-    words.add_argument("--caption", metavar="SENTENCE", help="a sentence; its noun phrases are looked for")
+    words.add_argument(
+        "--caption", nargs="?", const=WRITE, metavar="SENTENCE", help="a sentence whose noun phrases are found; alone: write one"
+    )
+    words.add_argument("--question", metavar="SENTENCE", help="a question about each picture")
     parser.add_argument("--model", default="default", help="a name of the zoo ('default', 'bridge'), or a config")
     parser.add_argument("--weights", metavar="FILE", help="a weight file instead of the model's own")
     parser.add_argument(
@@ -89,7 +97,7 @@ def words_of(args: argparse.Namespace) -> Vocabulary | Caption | None:
 
     if args.text is not None:
         return Vocabulary.from_caption(args.text)
-    if args.caption is not None:
+    if args.caption is not None and args.caption is not WRITE:
         return noun_phrases(args.caption)
     if args.vocabulary is not None:
         path = Path(args.vocabulary).expanduser()
@@ -138,12 +146,22 @@ class Names:
 
 @dataclass
 class Demo:
-    """One run: a predictor, where its output goes, most detections a picture, and most overlap of two of them."""
+    """One run: a predictor, where its output goes, most detections a picture, most overlap of two of them, and what is asked: None
+    (detections), `WRITE` (a caption) or a question.
+    """
 
     predictor: Callable[..., Detections]
     names: Names
     top: int | None = None
     overlap: float = 1.0
+    asked: Any = None
+
+    def say(self, image: Any) -> LinkedText:
+        """Answer or write; keep the links that are shown."""
+        from dataclasses import replace
+
+        said = self.predictor.caption(image) if self.asked is WRITE else self.predictor.answer(image, self.asked)
+        return replace(said, detections=said.detections.distinct(self.overlap)[: self.top])
 
     def find(self, image: Any, words: Any) -> Detections:
         """Detect in one picture; keep what is shown."""
@@ -157,10 +175,11 @@ class Demo:
         """
         from tqdm import tqdm
 
-        found = self.find(path, words)
+        found = self.find(path, words) if self.asked is None else self.say(path)
+        table = found.table(MAX_ROWS) if self.asked is None else f"{found.whole}\n{found.detections.table(MAX_ROWS)}"
         target = self.names.new(path.stem, ".png" if path.suffix.lower() == ".png" else ".jpg")
         found.draw().save(target, **({"quality": 92} if target.suffix == ".jpg" else {}))
-        tqdm.write(f"\n{path}  ->  {target}\n{found.table(MAX_ROWS)}")
+        tqdm.write(f"\n{path}  ->  {target}\n{table}")
         return {"file": str(path), "drawn": str(target), **found.to_dict()}
 
     def video(self, path: Path, words: Any) -> dict:
@@ -216,6 +235,26 @@ def jobs_of(args: argparse.Namespace, words: Any) -> list[tuple[Path, Any]]:
     return [(path, words) for path in find_inputs(args.input)]
 
 
+def check_asked(predictor: Any, asked: Any, jobs: list[tuple[Path, Any]]) -> None:
+    """Refuse a question, or the wish for a caption, that cannot be met.
+
+    Raises:
+        ConfigError, WeightsError: for a model that says nothing, or weights that were not trained for it.
+        InputError: for videos.
+    """
+    from openvocab.media import is_video
+    from openvocab.speaking import check_trained
+
+    if asked is None:
+        return
+    if not hasattr(predictor, "answer"):
+        raise ConfigError("--model bridge only names regions; --question and --caption need a model with heads for them")
+    check_trained(predictor.model, "caption" if asked is WRITE else "vqa")
+    video = next((path for path, _ in jobs if is_video(path)), None)
+    if video is not None:
+        raise InputError(f"{video} is a video; --question, and --caption without a sentence, are about pictures")
+
+
 def run(demo: Demo, jobs: list[tuple[Path, Any]]) -> tuple[list[dict], list[Path]]:
     """Do all jobs; return the results and the files that failed. A single file that fails raises instead.
 
@@ -247,11 +286,13 @@ def main(argv: list[str] | None = None) -> int:
     jobs = jobs_of(args, words)
     options = {"device": args.device, "weights": args.weights, "score_threshold": args.threshold, "dataset": args.dataset}
     predictor = load_predictor(args.model, embeddings=table_of(args, words), **options)
-    if not args.samples and words is None and predictor.vocabulary is None:
+    asked = WRITE if args.caption is WRITE else args.question
+    check_asked(predictor, asked, jobs)
+    if not args.samples and words is None and predictor.vocabulary is None and asked is None:
         raise VocabularyError("say what to look for: --text 'cat. dog.', --vocabulary coco, or --caption 'a sentence'")
     args.output.mkdir(parents=True, exist_ok=True)
     overlap = args.overlap if isinstance(predictor, Predictor) else 1.0  # the bridge gives one box several names
-    demo = Demo(predictor, Names(args.output, [path for path, _ in jobs]), args.top, overlap)
+    demo = Demo(predictor, Names(args.output, [path for path, _ in jobs]), args.top, overlap, asked)
     if args.json is not None:
         target = Path(args.json) if args.json else args.output / "detections.json"
         if target.resolve() in demo.names.taken:

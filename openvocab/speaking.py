@@ -1,0 +1,100 @@
+"""What a predictor says of a picture: answers and captions, with the boxes of their words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from openvocab.detections import Detections
+from openvocab.errors import PromptError, WeightsError
+from openvocab.linked_text import LinkedText
+from openvocab.media import ImageLike, to_rgb
+from openvocab.prompting import Caption, noun_phrases
+
+if TYPE_CHECKING:
+    from torch import nn
+
+HOW_TO_TRAIN = "python tools/train_net.py --config-file configs/glipv2/quick/shapes_tasks.py"
+DOING = {"vqa": "answer questions", "caption": "write captions"}
+
+
+class Speaker:
+    """Answers and captions of a predictor whose model has heads for them (`glipv2.tasks.GLIPv2Tasks`)."""
+
+    model: nn.Module
+    _input: Callable[[np.ndarray], dict]
+    batch: Callable[..., list[Detections]]
+
+    def answer(self, image: ImageLike, question: str, *, links: bool = True) -> LinkedText:
+        """Answer a question about one picture.
+
+        Args:
+            image: a path, a PIL picture, or (H, W, 3) uint8 RGB.
+            question: a sentence.
+            links: also find boxes for the noun phrases of question and answer, by the same detector.
+
+        Raises:
+            WeightsError: if the weights were not trained for it; says for what they were, and how to train such.
+            InputError, PromptError: for a picture or a question that cannot be used.
+        """
+        if not isinstance(question, str) or not question.strip():
+            raise PromptError(f"the question is {question!r:.60}; it must be a text that is not blank")
+        question = " ".join(question.split())
+        pixels, output = self._say(image, "vqa", question=question)
+        phrases = phrases_of_answer(question, output["answer"]) if links else None
+        found = self._link(pixels, f"{question} {output['answer']}", phrases)
+        return LinkedText(output["answer"], output["score"], found, question, tuple(output["candidates"]))
+
+    def caption(self, image: ImageLike, *, links: bool = True) -> LinkedText:
+        """Write a sentence about one picture; arguments and errors as `answer`."""
+        pixels, output = self._say(image, "caption")
+        phrases = _phrases(output["caption"]) if links else None
+        return LinkedText(output["caption"], output["score"], self._link(pixels, output["caption"], phrases))
+
+    @torch.no_grad()
+    def _say(self, image: ImageLike, task: str, **more: Any) -> tuple[np.ndarray, dict]:
+        check_trained(self.model, task)
+        pixels = to_rgb(image)
+        (output,) = self.model([{**self._input(pixels), "task": task, **more}])
+        return pixels, output
+
+    def _link(self, pixels: np.ndarray, text: str, phrases: Caption | None) -> Detections:
+        if phrases is not None:
+            return self.batch([pixels], phrases)[0]
+        return Detections(np.zeros((0, 4)), np.zeros(0), [], pixels.shape[:2], image=pixels, caption=text)
+
+
+def check_trained(model: nn.Module, task: str) -> None:
+    """Raise WeightsError unless a model's weights were trained for a task."""
+    trained: Sequence[str] = getattr(model, "trained_tasks", ("detection",))
+    if task in trained:
+        return
+    known = ", ".join(trained) or "nothing"
+    raise WeightsError(
+        f"these weights cannot {DOING[task]}: they were trained for {known}. Train some with: {HOW_TO_TRAIN}; then give its "
+        "config as the model, and its output/quick_shapes_tasks/model_final.pth as the weights"
+    )
+
+
+def _phrases(text: str) -> Caption | None:
+    """Return the noun phrases of a text; None if it has none."""
+    try:
+        return noun_phrases(text)
+    except PromptError:
+        return None
+
+
+def phrases_of_answer(question: str, answer: str) -> Caption | None:
+    """Return question and answer as one text, with the question's noun phrases, and the answer where it can name a thing.
+
+    "yes", "no" and numbers name none. None if there is no phrase at all.
+    """
+    asked = _phrases(question)
+    phrases = () if asked is None else asked.phrases
+    text = f"{question} {answer}"
+    if answer not in ("yes", "no") and not answer.replace(".", "").isdigit():
+        phrases = (*phrases, ((len(question) + 1, len(text)),))
+    return Caption(text, phrases) if phrases else None
