@@ -11,8 +11,9 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from openvocab.modeling import ATSSMatcher, DyHeadBlock, add_swin_config, add_timm_config
 from openvocab.modeling.fpn import build_fpn_p6p7
 from openvocab.modeling.swin import build_swin_backbone
-from openvocab.text import build_text_encoder
+from openvocab.text import TextEncoder, build_text_encoder
 
+from .modeling.contrast import RegionWordContrast
 from .modeling.execution import Execution
 from .modeling.fusion import BiAttention, VisionLanguageFusion
 from .modeling.head import GLIPv2Block, GLIPv2Head, RegionWordAlignment
@@ -20,6 +21,7 @@ from .modeling.language import LanguageLayer
 from .modeling.losses import GroundingCriterion
 from .modeling.mask_branch import MaskBranch, MaskPooler
 from .modeling.mask_head import GLIPv2MaskHead
+from .modeling.mlm import MaskedLanguageHead, MaskedLanguageModelling, WordMasker
 from .modeling.postprocess import GroundingPostProcessor
 from .modeling.prompts import Chunking
 
@@ -62,6 +64,9 @@ def add_glipv2_config(cfg: CfgNode) -> None:
     node.MASK_FUSED = True  # pool from the fused maps; False: from the pyramid
     node.MASK_WORD_DIM = 768  # of class embeddings, where the head serves in a stock R-CNN
     node.FROZEN_DETECTOR = False  # train the mask head alone
+    # pretraining's losses
+    node.CONTRAST = False  # regions against the words of all pictures of a batch
+    node.MLM = False  # hidden words of sentences
     # heads of GLIPv2Tasks
     node.VQA_ANSWERS = ""  # a json list of answers (python -m openvocab.data.answers); "": no questions
     node.VQA_NUM_ANSWERS = 3129
@@ -110,6 +115,14 @@ def _mask_branch(cfg: CfgNode, channels: int, lang_dim: int, strides: list[int])
     )
 
 
+def _masked_words(text_encoder: TextEncoder) -> MaskedLanguageModelling:
+    table = text_encoder.word_embeddings
+    words = 0 if table is None else len(table)
+    return MaskedLanguageModelling(
+        head=MaskedLanguageHead(dim=text_encoder.dim, vocab_size=words, tied=True), masker=WordMasker()
+    )
+
+
 def glipv2_from_config(cfg: CfgNode) -> dict:
     """Return the arguments of `GLIPv2` that a yaml config stands for."""
     node, backbone = cfg.MODEL.GLIPV2, build_backbone(cfg)
@@ -151,6 +164,8 @@ def glipv2_from_config(cfg: CfgNode) -> dict:
         "ignore_padding": not node.OFFICIAL,
         "mask_branch": _mask_branch(cfg, channels, text_encoder.dim, strides),
         "frozen_detector": node.FROZEN_DETECTOR,
+        "contrast": RegionWordContrast(visual_dim=channels, lang_dim=text_encoder.dim) if node.CONTRAST else None,
+        "mlm": _masked_words(text_encoder) if node.MLM else None,
         "chunking": Chunking(max_names=node.PROMPT_NAMES or None),
         "execution": Execution(precision=node.PRECISION, channels_last=node.CHANNELS_LAST, compile=node.COMPILE),
         "vocabulary": list(node.VOCABULARY) or None,
