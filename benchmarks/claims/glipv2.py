@@ -1,0 +1,132 @@
+"""GLIPv2's claims (arXiv 2112.03857 and 2206.05836) in ShapesWorld and on small real sets: run by `tools/claims.py glipv2`."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import glipv2_adapt as adapt
+import glipv2_shapes as shapes
+
+from openvocab.text import BertTextEncoder
+
+TITLE = "GLIPv2: deep fusion, inter-image contrast, and tuning with few shots"
+SETTING = """
+**Sentences** (ShapesWorld, pictures of 64 x 64 pixels with three large shapes of three kinds and three colors, made anew for
+each seed). In every picture two shapes look alike, and a sentence says which is meant: "the red circle left of the blue
+square". A detector of the plugin's parts (two levels, two blocks of 48 channels, plain convolutions) learns from nothing, 500
+steps of 24 sentences of 1,500 pictures, and is judged on the sentences of 300 new ones. Guessing between the two that look
+alike gives 50. Words are MiniLM's token features, frozen, in the 96 principal directions of all names and relations; they are
+contextual, so that also without fusion "circle" knows of the square to its right.
+
+**Pairs** (ShapesWorld, two to four large shapes of four colors and five kinds). The same detector, with deep fusion, learns
+from 1,000 pictures by name, prompts of up to six names, 400 steps of 24 pictures; five of the twenty pairs of color and kind
+are in no picture and no prompt. Judged on 300 pictures of all pairs, all twenty names asked for.
+
+**Few shots** (deeppcb, bccd, aquarium; a set that is not on the disk is left out). The shipped default is tuned as
+configs/glipv2/adapt says, but 24 steps of 4 pictures of one small size, with other rates for so short a run, and judged by AP50
+on 40 validation pictures. Pictures of each class are chosen by the seed with ODinW's rule; many pictures show several classes,
+and a frequent class is in more than k of them. The prior for rare names is off. **The default learned bccd and aquarium with
+all their training pictures: on these two the curves say what tuning keeps, not what few shots teach.** Only deeppcb is new to
+it. Without tuning nothing depends on the seed, and its standard deviation is 0.
+
+Settings were chosen on seed 100.
+"""
+ARMS = {
+    "deep fusion": "cells and words attend to each other in every block, and words pass a language layer (the paper's)",
+    "no fusion": "the same without the attention between cells and words; language layers and all else stay",
+    "late fusion": "cells are compared with the words as the text encoder gives them: GLIP-A",
+    "contrast": "the detection losses and the inter-image contrast",
+    "no contrast": "the detection losses alone",
+    "zero-shot": "the shipped weights, not tuned",
+    "full tuning": "all trains but the image network's first stages (configs/glipv2/adapt/full.py)",
+    "linear probe": "boxes, centre-ness and alignment train (linear_probe.py)",
+    "prompt tuning": "the embedded names train (prompt.py)",
+}
+METRICS = {
+    "sentences: target": "things that only the sentence tells from their doubles, best box right, recall@1 in %",
+    "sentences: landmark": "the other things that the sentences name, whose noun says all, recall@1 in %",
+    "pairs: AP50 unseen": "of five pairs of color and shape that no training picture holds",
+    "pairs: AP50 seen": "of the fifteen others",
+    **{f"{name}: {k} shots": f"AP50 on {name} after {k} pictures of each class" for name in adapt.SETS for k in (0, 1, 3, 10)},
+    "trained": "share of the parameters that train, in % of all, the text encoder's too",
+}
+CLAIMS = [
+    {"text": text, "better": better, "worse": worse}
+    for text, better, worse in (
+        *(
+            (
+                f"deep fusion finds more things that only the sentence tells apart than {arm}",
+                ("deep fusion", "sentences: target"),
+                (arm, "sentences: target"),
+            )
+            for arm in ("no fusion", "late fusion")
+        ),
+        (
+            "inter-image contrast finds more of unseen pairs of attribute and noun",
+            ("contrast", "pairs: AP50 unseen"),
+            ("no contrast", "pairs: AP50 unseen"),
+        ),
+        *(
+            (
+                f"{arm} on ten shots is better than no tuning on a set that was not in the training (deeppcb)",
+                (arm, "deeppcb: 10 shots"),
+                ("zero-shot", "deeppcb: 0 shots"),
+            )
+            for arm in ("full tuning", "linear probe", "prompt tuning")
+        ),
+        *(
+            (
+                f"{arm} on ten shots is better than on one (deeppcb)",
+                (arm, "deeppcb: 10 shots"),
+                (arm, "deeppcb: 1 shots"),
+            )
+            for arm in ("full tuning", "linear probe", "prompt tuning")
+        ),
+        (
+            "prompt tuning is better than a linear probe (deeppcb, ten shots)",
+            ("prompt tuning", "deeppcb: 10 shots"),
+            ("linear probe", "deeppcb: 10 shots"),
+        ),
+    )
+]
+FILES = ["glipv2_shapes.py", "glipv2_adapt.py", "regionclip_fitting.py"]
+
+
+@dataclass
+class State:
+    """What a run keeps: the text encoder, the real sets, and the pictures of the present seed."""
+
+    folder: Path
+    quick: bool
+    text: shapes.KeptText
+    sets: dict[str, adapt.Adapting]
+    made: dict[tuple[str, int], shapes.Sentences | shapes.Pairs] = field(default_factory=dict)
+
+    def pictures(self, kind: str, seed: int) -> shapes.Sentences | shapes.Pairs:
+        """Make the pictures of a claim and a seed; those of another are let go."""
+        if (kind, seed) not in self.made:
+            self.made.clear()
+            budget = shapes.QUICK if self.quick else shapes.Budget()
+            if kind == "sentences":
+                self.made[kind, seed] = shapes.Sentences(seed, self.text, budget)
+            else:
+                self.made[kind, seed] = shapes.Pairs(self.folder / f"pairs_seed{seed}", seed, self.text, budget)
+        return self.made[kind, seed]
+
+
+def prepare(work: Path, quick: bool) -> State:
+    """See `tools/claims.py`."""
+    logging.getLogger("openvocab").setLevel(logging.WARNING)
+    text = shapes.KeptText(BertTextEncoder(source="minilm", frozen=True), dim=shapes.WORDS, texts=shapes.word_texts())
+    return State(work, quick, text, adapt.load_sets(adapt.QUICK if quick else adapt.Budget()))
+
+
+def run(state: State, arm: str, seed: int) -> dict[str, float]:
+    """See `tools/claims.py`."""
+    if arm in shapes.FUSION:
+        return state.pictures("sentences", seed).measured(arm)
+    if arm in shapes.CONTRAST:
+        return state.pictures("pairs", seed).measured(arm)
+    return adapt.measured(state.sets, adapt.QUICK if state.quick else adapt.Budget(), arm, seed)
