@@ -10,6 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from openvocab.errors import DataError, cli_main
@@ -49,6 +50,7 @@ def clean(answer: str) -> str:
     return " ".join(str(answer).replace("\t", " ").replace("\n", " ").strip().split(" "))
 
 
+@lru_cache(maxsize=2**16)
 def normalize_answer(answer: str) -> str:
     """Return an answer as VQA's evaluation compares it: no punctuation or articles, lower case, digits, apostrophes.
 

@@ -12,7 +12,6 @@ from openvocab.errors import missing
 from .keys import CAPTION, CONSTANT, group_key, percent
 from .texts import TextEvaluator
 
-TRIED = 20
 _WORD = re.compile(r"[a-z]+(?=n't\b)|n't\b|'[a-z]+|\w+(?:[-./,]\w+)*")
 
 Texts = Mapping[int, list[str]]
@@ -28,7 +27,10 @@ class CaptionEvaluator(TextEvaluator):
     "CIDEr", "CIDEr_constant": of the best single caption for all pictures, among the most frequent true ones (ours: it sees the
     truth and no picture); "pictures": how many}}.
 
-    Arguments and errors: as `TextEvaluator`, and
+    Args:
+        dataset_name: a registered set.
+        constants: captions that are tried for all pictures; 0 leaves that out (each costs an evaluation more).
+        options: the other arguments of `TextEvaluator`.
 
     Raises:
         MissingDependencyError: without pycocoevalcap (the extra "captions").
@@ -36,15 +38,17 @@ class CaptionEvaluator(TextEvaluator):
 
     id_key, output_key, truth_key, what = "image_id", "caption", "captions", "pictures"
 
-    def __init__(self, dataset_name: str | None = None, **options: Any) -> None:
+    def __init__(self, dataset_name: str | None = None, *, constants: int = 20, **options: Any) -> None:
         _scorer("cider", "Cider")  # what is missing shows before a training, not behind it
         super().__init__(dataset_name, **options)
+        self.constants = int(constants)
 
     def score(self, records: list[dict], texts: list[str]) -> dict:
         truth = {i: [caption_words(t) for t in r["captions"]] for i, r in enumerate(records)}
         found = {i: [caption_words(text)] for i, text in enumerate(texts)}
         result = {"BLEU4": percent(bleu4(truth, found)), "CIDEr": percent(cider(truth, found))}
-        result[group_key("CIDEr", CONSTANT)] = percent(constant_cider(truth))
+        if self.constants > 0:
+            result[group_key("CIDEr", CONSTANT)] = percent(constant_cider(truth, self.constants))
         return {CAPTION: {**result, "pictures": float(len(records))}}
 
 
@@ -63,9 +67,9 @@ def cider(truth: Texts, found: Texts) -> float:
     return float(_scorer("cider", "Cider")().compute_score(dict(truth), dict(found))[0])
 
 
-def constant_cider(truth: Texts) -> float:
-    """Return the best CIDEr of one caption for all pictures, among the most frequent true ones."""
-    frequent: Sequence[tuple[str, int]] = Counter(t for texts in truth.values() for t in texts).most_common(TRIED)
+def constant_cider(truth: Texts, tried: int) -> float:
+    """Return the best CIDEr of one caption for all pictures, among the `tried` most frequent true ones."""
+    frequent: Sequence[tuple[str, int]] = Counter(t for texts in truth.values() for t in texts).most_common(tried)
     return max(cider(truth, {i: [text] for i in truth}) for text, _ in frequent)
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from openvocab.data.answers import answer_accuracy, most_common
+from openvocab.data.answers import answer_accuracy, clean, normalize_answer
 
 from .keys import CONSTANT, VQA, group_key, mean_of, percent
 from .texts import TextEvaluator
 
 ACCURACY = "accuracy"
-TRIED = 20
 
 
 class VQAEvaluator(TextEvaluator):
@@ -47,6 +46,13 @@ def constants(records: Sequence[dict]) -> dict[str, float]:
 
 
 def best_constant(records: Sequence[dict]) -> float:
-    """Return the summed accuracy of the best of the most frequent answers, given to all questions."""
-    frequent = Counter(most_common(r["answers"]) for r in records).most_common(TRIED)
-    return max(sum(answer_accuracy(answer, r["answers"]) for r in records) for answer, _ in frequent)
+    """Return the summed accuracy of the answer that, given to all questions, is worth the most."""
+    exact: Counter[str] = Counter()
+    normal: Counter[str] = Counter()
+    for record in records:
+        truths = [clean(t) for t in record["answers"]]
+        if len(truths) > 1 and len(set(truths)) == 1:  # then nothing is normalised
+            exact[truths[0]] += answer_accuracy(truths[0], truths)
+        else:
+            normal.update({normalize_answer(t): answer_accuracy(t, truths) for t in truths})
+    return max(exact[a] + normal[normalize_answer(a)] for a in {*exact, *normal})

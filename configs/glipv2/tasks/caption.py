@@ -23,7 +23,7 @@ model.heads = [L(CaptionHead)(words=_words, search=_search, label_smoothing=0.1)
 _source, _test = dataloader.train.sources[0], dataloader.test.pop("vqa_v2_val")
 _source.name, _source.mapper["_target_"] = "coco_2014_train_captions", CaptionMapper
 _test.loader.dataset, _test.loader.mapper["_target_"] = "coco_2014_val_captions", CaptionMapper
-_test.evaluator = L(CaptionEvaluator)(dataset_name="coco_2014_val_captions")
+_test.evaluator = L(CaptionEvaluator)(dataset_name="coco_2014_val_captions", constants=0)
 dataloader.test.coco_2014_val_captions = _test
 
 train.max_iter = 13000  # 64 x 13,000 pictures: about ten times the 82,783 of the training split

@@ -71,6 +71,8 @@ def test_the_evaluator() -> None:
     evaluator.reset()
     evaluator.process([{"image_id": i} for i in range(3)], [{"caption": "nothing here"}] * 3)
     assert evaluator.evaluate()["caption"]["CIDEr"] == 0
+    evaluator.constants = 0
+    assert "CIDEr_constant" not in evaluator.evaluate()["caption"]
     with pytest.raises(EvaluationError, match="no image_id 9"):
         evaluator.process([{"image_id": 9}], outputs[:1])
 

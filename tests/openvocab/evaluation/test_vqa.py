@@ -6,8 +6,10 @@ import logging
 
 import pytest
 
+from openvocab.data.answers import answer_accuracy, normalize_answer
 from openvocab.errors import DataError, EvaluationError
 from openvocab.evaluation import VQAEvaluator, print_results
+from openvocab.evaluation.vqa import best_constant
 
 
 def record(number: int, answers: list[str], answer_type: str = "other", question_type: str = "what") -> dict:
@@ -37,6 +39,14 @@ def test_by_hand() -> None:
     assert result["accuracy_constant"] == pytest.approx(100 * 2 / 4)  # "yes" everywhere
     assert result["accuracy_constant_by_type"] == 100.0
     assert "accuracy 65.0" in print_results({"vqa_v2_val": {"vqa": result}})
+
+
+def test_constants_are_the_best_of_all_answers() -> None:
+    """Against trying every answer there is, also where nothing is normalised because all say the same."""
+    records = [*RECORDS, record(5, ["Two"] * 10), record(6, ["a two", "2", "3", "3"]), record(7, ["3"] * 3 + ["Two"])]
+    every = {a for r in records for t in r["answers"] for a in (t, normalize_answer(t))}
+    best = max(sum(answer_accuracy(a, r["answers"]) for r in records) for a in every)
+    assert best_constant(records) == pytest.approx(best)
 
 
 def test_a_question_counts_once_and_missing_ones_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
