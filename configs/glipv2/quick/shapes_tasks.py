@@ -21,7 +21,7 @@ from ..models.glipv2_shapes_tasks import model
 _mappers = {"detection": DatasetMapper, "vqa": QuestionMapper, "caption": CaptionMapper}
 _evaluators = {"detection": COCODetectionEvaluator, "vqa": VQAEvaluator, "caption": CaptionEvaluator}
 _shares = {"detection": 0.25, "vqa": 0.5, "caption": 0.25}
-_seen, _new = shapes_tasks(num=400, image_size=96), shapes_tasks(num=60, image_size=96, split="val")
+_seen, _new = shapes_tasks(num=400, image_size=64), shapes_tasks(num=60, image_size=64, split="val")
 
 dataloader = dict(
     train=L(build_train_loader)(
@@ -44,7 +44,7 @@ optimizer = L(build_adamw)(lr=1e-3, weight_decay=0.01)
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.02), warmup_factor=0.1, warmup_length=0.05
 )
-train.max_iter = 300
+train.max_iter = 240
 train.output_dir = "output/quick_shapes_tasks"
 train.clip_grad = dict(max_norm=1.0)
 train.checkpointer = dict(period=0, max_to_keep=1)

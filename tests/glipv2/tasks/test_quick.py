@@ -21,13 +21,13 @@ CONFIG = "glipv2/quick/shapes_tasks"
 
 @pytest.mark.slow
 def test_a_short_run_moves_every_metric_and_the_demo_speaks(tmp_path: Path) -> None:
-    overrides = [f"train.output_dir={tmp_path}", "train.max_iter=100"]
+    overrides = [f"train.output_dir={tmp_path}", "train.max_iter=80"]
     before = evaluate_config(load_config(CONFIG, overrides))
     after = train(load_config(CONFIG, overrides))
     assert after["vqa"]["vqa"]["accuracy"] > before["vqa"]["vqa"]["accuracy"] + 10
     assert after["caption"]["caption"]["CIDEr"] > before["caption"]["caption"]["CIDEr"] + 5
 
-    Image.fromarray(ShapesWorld(image_size=96, split="val", num_objects=(2, 4)).scene(0).image).save(tmp_path / "scene.png")
+    Image.fromarray(ShapesWorld(image_size=64, split="val", num_objects=(2, 4)).scene(0).image).save(tmp_path / "scene.png")
     spec = importlib.util.spec_from_file_location("demo_that_speaks", ROOT / "tools" / "demo.py")
     demo = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = demo
