@@ -19,12 +19,13 @@ boxes of boxes are 1.4 times as large.
 
 200 training and 100 test pictures a set, made anew for each seed. All arms have one model,
 `configs/detection_hub/models/detection_hub_shapes.py` (1.2 M parameters, random at the start, 16 queries, 3 stages), one cycle of
-rates, and batches of 8 pictures of one set. A joint arm has 450 steps over the three sets (300 over the two of the same names),
-each set as often as the others. A separate detector has a third (half) of these in "sep_equal_compute", so that all of them
+rates, and batches of 8 pictures of one set. A joint arm has 450 steps over the three sets, and 450 over the two of the same names;
+each set is seen as often as the others. A separate detector has a third (half) of these in "sep_equal_compute", so that all of them
 together cost as much as one joint detector; in "sep_equal_steps" each has as many steps as the joint detector: three times (twice)
 the compute, and three times (twice) as many views of its own set.
 
-Settings were chosen on seeds 100 and above.
+Settings: rates and model are those of `configs/detection_hub/quick/convention_shapes.py`; steps were chosen on seed 100 with the
+arm "full", where 300 were too few for the same names.
 """
 ARMS = {
     "sep_equal_compute": "a static detector for each set, with as many steps in all as one joint detector",

@@ -45,7 +45,7 @@ class Budget:
     train: int = 200
     test: int = 100
     steps: int = 450
-    same_names_steps: int = 300
+    same_names_steps: int = 450
 
     def of(self, world: str) -> int:
         return self.steps if world == DIFFERENT else self.same_names_steps
