@@ -15,7 +15,7 @@ from openvocab.evaluation import mean_of
 EVALUATION_BATCH = 25
 NEAR = {"person": "human", "ball": "sphere", "box": "crate", "cone": "pyramid"}
 UNRELATED = {"person": "river", "ball": "music", "box": "engine", "cone": "winter"}
-STATIC_ARMS = ("naive", "masked")  # a context or another set's vector cannot change what they do
+STATIC_ARMS = ("naive", "masked")  # no context changes what they do
 KNOWING = ("id", "full", MINILM)  # arms that know flags
 
 
