@@ -1,4 +1,4 @@
-"""One small model learns boxes, answers and captions of ShapesWorld together, from one loader that mixes them.
+"""One small model learns boxes, answers and captions of a simple ShapesWorld together, from one loader that mixes them.
 
 Reproduces: on pictures it never saw, VQA accuracy above the best single answer and CIDEr above the best single caption; the figures
 of both, and of the model before training, stand in glipv2/README.md.
@@ -20,7 +20,7 @@ from ..models.glipv2_shapes_tasks import model
 
 _mappers = {"detection": DatasetMapper, "vqa": QuestionMapper, "caption": CaptionMapper}
 _evaluators = {"detection": COCODetectionEvaluator, "vqa": VQAEvaluator, "caption": CaptionEvaluator}
-_shares = {"detection": 0.25, "vqa": 0.5, "caption": 0.25}
+_shares = {"detection": 0.25, "vqa": 0.45, "caption": 0.3}
 _seen, _new = shapes_tasks(num=400, image_size=64), shapes_tasks(num=60, image_size=64, split="val")
 
 dataloader = dict(
@@ -40,11 +40,11 @@ dataloader = dict(
         for task in _shares
     },
 )
-optimizer = L(build_adamw)(lr=1e-3, weight_decay=0.01)
+optimizer = L(build_adamw)(lr=1.5e-3, weight_decay=0.01)
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.02), warmup_factor=0.1, warmup_length=0.05
 )
-train.max_iter = 240
+train.max_iter = 150
 train.output_dir = "output/quick_shapes_tasks"
 train.clip_grad = dict(max_norm=1.0)
 train.checkpointer = dict(period=0, max_to_keep=1)
