@@ -7,6 +7,7 @@ Command: python tools/train_net.py --config-file configs/glipv2/quick/shapes_tas
 """
 
 from detectron2.config import LazyCall as L
+from detectron2.data import transforms as T
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import CosineParamScheduler
 
@@ -20,6 +21,7 @@ from ..models.glipv2_shapes_tasks import model
 
 _mappers = {"detection": DatasetMapper, "vqa": QuestionMapper, "caption": CaptionMapper}
 _evaluators = {"detection": COCODetectionEvaluator, "vqa": VQAEvaluator, "caption": CaptionEvaluator}
+_size = L(T.ResizeShortestEdge)(short_edge_length=64, max_size=96)  # changes no picture here; the predictor's
 _shares = {"detection": 0.25, "vqa": 0.45, "caption": 0.3}
 _seen, _new = shapes_tasks(num=400, image_size=64), shapes_tasks(num=60, image_size=64, split="val")
 
@@ -34,7 +36,9 @@ dataloader = dict(
     ),
     test={
         task: dict(
-            loader=L(build_test_loader)(dataset=_new[task], mapper=L(_mappers[task])(is_train=False), batch_size=10),
+            loader=L(build_test_loader)(
+                dataset=_new[task], mapper=L(_mappers[task])(is_train=False, augmentations=[_size]), batch_size=10
+            ),
             evaluator=L(_evaluators[task])(dataset_name=_new[task]),
         )
         for task in _shares
