@@ -31,8 +31,8 @@ and a frequent class is in more than k of them. The prior for rare names is off.
 all their training pictures: on these two the curves say what tuning keeps, not what few shots teach.** Only deeppcb is new to
 it. Without tuning nothing depends on the seed, and its standard deviation is 0.
 
-Settings are preliminary. On seed 100 alone, whose pictures and shots are others, deep fusion and no fusion were looked at, the pairs
-with 220 steps, and linear probe and prompt tuning on deeppcb.
+Settings are preliminary. On seed 100 alone, whose pictures and shots are others, deep fusion and no fusion were looked at, the
+pairs with 220 steps, and linear probe and prompt tuning on deeppcb.
 """
 ARMS = {
     "deep fusion": "cells and words attend to each other in every block, and words pass a language layer (the paper's)",
