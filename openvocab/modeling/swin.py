@@ -15,7 +15,6 @@ from detectron2.modeling.backbone.swin import WindowAttention as _WindowAttentio
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-
 BLOCK_CELLS = 8192
 
 
