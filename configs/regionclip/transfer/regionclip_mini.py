@@ -1,6 +1,6 @@
 """`regionclip_mini` as a detector: the pretrained small student, transferred to COCO's 48 base names on coco_mini.
 
-Reproduces: nothing of the paper, and not run to the end yet. Ours: no CLIP image tower can be had offline.
+Reproduces: nothing of the paper. Not run to the end yet. Ours: no CLIP image tower can be had offline.
 Cost: a quarter of an hour on one CPU core (400 steps of 4 pictures, 1.9 s each), evaluation (7 minutes) and proposals apart.
 Command: python tools/train_net.py --config-file configs/regionclip/transfer/regionclip_mini.py
 
