@@ -3,8 +3,8 @@
 Student: EfficientNet-Lite0 on regions, in MiniLM's space (see `LiteRegionFeatures`; before training it is the image-level model).
 Pictures: coco_mini_train; its boxes and labels are not used. Proposals: the shipped `default` detector without names.
 Reproduces: openvocab/weights/regionclip_mini.safetensors, with model.recipe=own; numbers in docs/regionclip_mini.md. On 1,856 given
-boxes of coco_mini_val, one seed, the mean over classes rises from 32.8 % to 36.0 %, of novel names from 38.6 % to 39.5 %. As it stands, with
-half its steps: to 35.9 %, and novel names fall to 34.3 %.
+boxes of coco_mini_val, one seed, the mean over classes rises from 32.8 % to 36.0 %, of novel names from 38.6 % to 39.5 %.
+As it stands, with half its steps: to 35.9 %, and novel names fall to 34.3 %.
 Cost: proposals once, 6 to 17 minutes (kept in output/regionclip_mini); then 39 minutes on a shared CPU core (1.9 s a step).
 Command: python tools/train_net.py --config-file configs/regionclip/pretrain/regionclip_mini.py
 
