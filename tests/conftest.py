@@ -18,9 +18,12 @@ LOGGERS = ("openvocab", "glipv2", "regionclip", "detection_hub", "detectron2", "
 
 @pytest.fixture(autouse=True)
 def same_start() -> None:
-    """Seeds; and messages reach `caplog`, from which detectron2's `setup_logger` cuts a package off for good."""
+    """Seeds; and messages reach `caplog`: detectron2's `setup_logger` cuts a package off for good, a claim's run makes it quiet."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
-    for name in LOGGERS:
-        logging.getLogger(name).propagate = True
+    for name in logging.root.manager.loggerDict:
+        if name.partition(".")[0] in LOGGERS:
+            logger = logging.getLogger(name)
+            logger.propagate, logger.disabled = True, False
+            logger.setLevel(logging.NOTSET)
