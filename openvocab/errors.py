@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable
+from typing import NoReturn
 
 
 class OpenVocabError(Exception):
@@ -65,6 +67,13 @@ def nearest(word: str, candidates: Iterable[str], *, most: int = 3) -> str:
 
     close = difflib.get_close_matches(str(word), [str(c) for c in candidates], n=most, cutoff=0.6)
     return f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+
+
+class ToolParser(argparse.ArgumentParser):
+    """The command line of a tool: what is wrong with it becomes a ConfigError, for `cli_main`."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see --help)")
 
 
 def cli_main(main: Callable[[], int | None]) -> None:

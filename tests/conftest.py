@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import random
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ from hypothesis import settings
 settings.register_profile("same_everywhere", derandomize=True, deadline=None)  # what fails in CI fails here too
 settings.load_profile("same_everywhere")
 
+ROOT = Path(__file__).resolve().parents[1]
 LOGGERS = ("openvocab", "glipv2", "regionclip", "detection_hub", "detectron2", "fvcore")
 
 
@@ -27,3 +32,14 @@ def same_start() -> None:
             logger = logging.getLogger(name)
             logger.propagate, logger.disabled = True, False
             logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def claims(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """tools/claims.py, with the papers' files to import beside it."""
+    spec = spec_from_file_location("claims_of_this_test", ROOT / "tools" / "claims.py")
+    module = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "benchmarks" / "claims")])
+    return module

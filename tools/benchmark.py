@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openvocab.errors import ConfigError, cli_main, nearest
+from openvocab.errors import ConfigError, ToolParser, cli_main, nearest
 
 if TYPE_CHECKING:
     from detectron2.evaluation import DatasetEvaluator
@@ -39,18 +39,13 @@ LIMITS = {"lvis": 300, "fixed": sys.maxsize}  # most detections a picture, where
 COLUMNS = ("model", "data set", "protocol", "pictures", "AP", "AP50", "images/s")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise ConfigError(f"{message} (see --help)")
-
-
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line.
 
     Raises:
         ConfigError: for unknown options, and values out of range.
     """
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = ToolParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add = parser.add_argument
     add("--models", required=True, metavar="A,B", help="names of the zoo, such as default, or paths or names of configs")
     add("--datasets", required=True, metavar="X,Y", help="registered data sets, NAME or NAME:PROTOCOL")

@@ -19,12 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from openvocab.errors import ConfigError, DataError, cli_main  # noqa: E402
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise ConfigError(f"{message} (see --help)")
+from openvocab.errors import ConfigError, DataError, ToolParser, cli_main  # noqa: E402
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -33,7 +28,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     Raises:
         ConfigError: for unknown options, and counts out of range.
     """
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("source", metavar="SOURCE")
     add("output", type=Path, metavar="OUT")

@@ -38,7 +38,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-from openvocab.errors import ConfigError, cli_main, nearest
+from openvocab.errors import ConfigError, ToolParser, cli_main, nearest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks" / "claims"
@@ -47,18 +47,13 @@ SDS = 2.0  # a difference counts from so many standard deviations on
 logger = logging.getLogger("claims")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise ConfigError(f"{message} (see --help)")
-
-
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line.
 
     Raises:
         ConfigError: for unknown options, and values out of range.
     """
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = ToolParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add = parser.add_argument
     add("paper", metavar="PAPER", help=f"one of: {', '.join(papers()) or 'none yet'}")
     add("--seeds", type=int, default=3, metavar="N", help="how many; default 3")

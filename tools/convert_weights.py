@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from openvocab.errors import ConfigError, cli_main  # noqa: E402
+from openvocab.errors import ConfigError, ToolParser, cli_main  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,18 +45,13 @@ SUFFIXES = (".safetensors", ".pth")
 SHOWN = 10
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise ConfigError(f"{message} (see --help)")
-
-
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line.
 
     Raises:
         ConfigError: for options that are unknown or do not go together, and an OUT that cannot be.
     """
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", type=Path, metavar="IN", help="a weight file")
     parser.add_argument("output", type=Path, metavar="OUT", help=".safetensors, or .pth")
     parser.add_argument("--from", dest="kind", required=True, choices=[*_KINDS, AS_IS], help="whose names IN has")

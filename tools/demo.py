@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openvocab.errors import ConfigError, InputError, VocabularyError, cli_main
+from openvocab.errors import ConfigError, InputError, ToolParser, VocabularyError, cli_main
 
 if TYPE_CHECKING:
     from openvocab import Detections, Vocabulary
@@ -37,18 +37,13 @@ MAX_ROWS = 20
 WRITE = object()  # --caption without a sentence
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise ConfigError(f"{message} (see --help)")
-
-
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line.
 
     Raises:
         ConfigError: for unknown or contradicting options, and values out of range.
     """
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", nargs="+", metavar="FILE|DIR|VIDEO", help="pictures, folders or videos")
     source.add_argument("--samples", action="store_true", help="sample photos of scikit-image, each with a prompt of its own")

@@ -20,15 +20,10 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from openvocab.errors import ConfigError, cli_main  # noqa: E402
+from openvocab.errors import ToolParser, cli_main  # noqa: E402
 
 if TYPE_CHECKING:
     from openvocab import Vocabulary
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise ConfigError(f"{message} (see --help)")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -39,7 +34,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """
     from openvocab.text.command import add_encoder_options, check_encoder_options
 
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words = parser.add_mutually_exclusive_group(required=True)
     words.add_argument("--vocabulary", metavar="NAME|FILE", help="a built-in list such as coco or lvis, or a text or json file")
     words.add_argument("--text", help="names, each ended by a full stop: 'cat. remote control.'")

@@ -16,14 +16,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from openvocab.errors import ConfigError, InputError, cli_main  # noqa: E402
+from openvocab.errors import InputError, ToolParser, cli_main  # noqa: E402
 
 LIST, RESULT = "concepts.txt", "concept_embeds"
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise ConfigError(f"{message} (see --help)")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -35,7 +30,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """
     from openvocab.text.command import add_encoder_options, check_encoder_options
 
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, required=True, metavar="DIR|FILE", help=f"a folder with {LIST}, or the list itself")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the result goes")
     parser.add_argument("--format", choices=["pth", "npz", "safetensors"], default="pth", help="default: pth, the official one")

@@ -23,17 +23,12 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from openvocab.errors import ConfigError, DataError, InputError, cli_main  # noqa: E402
+from openvocab.errors import ConfigError, DataError, InputError, ToolParser, cli_main  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from regionclip.extraction import RegionExtractor
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise ConfigError(f"{message} (see --help)")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -42,7 +37,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     Raises:
         ConfigError: for unknown or contradicting options, and values out of range.
     """
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True, metavar="FILE", help="image tower (backbone.*), converted")
     parser.add_argument("--input", nargs="+", required=True, metavar="FILE|DIR", help="pictures, or folders of them")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")

@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from openvocab.errors import ConfigError, DataError, WeightsError, cli_main
+from openvocab.errors import ConfigError, DataError, ToolParser, WeightsError, cli_main
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -35,18 +35,13 @@ if TYPE_CHECKING:
 METRICS = ("AP", "AP50", "AP75")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise ConfigError(f"{message} (see --help)")
-
-
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line.
 
     Raises:
         ConfigError: for unknown or missing options, and values out of range.
     """
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = ToolParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="list|test|swap|tune")
     listing = commands.add_parser("list", help="the data sets in a weight file")
     listing.add_argument("--weights", required=True, metavar="FILE", help="of a trained hub")

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from openvocab.errors import ConfigError, DataError, InputError, PromptError, cli_main  # noqa: E402
+from openvocab.errors import ConfigError, DataError, InputError, PromptError, ToolParser, cli_main  # noqa: E402
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,18 +39,13 @@ if TYPE_CHECKING:
 LEFT_OUT = "left_out"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise ConfigError(f"{message} (see --help)")
-
-
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line.
 
     Raises:
         ConfigError: for unknown options, and values out of range.
     """
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the pictures")
     parser.add_argument("--captions", type=Path, required=True, metavar="FILE|DIR")
     parser.add_argument("--output", type=Path, required=True, metavar="JSONL")

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openvocab.errors import ConfigError, InputError, OpenVocabError, PromptError, VocabularyError, cli_main, missing
+from openvocab.errors import ConfigError, InputError, OpenVocabError, PromptError, ToolParser, VocabularyError, cli_main, missing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,18 +48,13 @@ class Limits:
     wait: int = 8
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise ConfigError(f"{message} (see --help)")
-
-
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line.
 
     Raises:
         ConfigError: for unknown options and values out of range.
     """
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="default", help="a name of the zoo ('default', 'bridge'), or a config")
     parser.add_argument("--weights", metavar="FILE", help="a weight file instead of the model's own")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")

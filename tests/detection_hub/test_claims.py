@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from openvocab.data import get_records
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def claims(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = spec_from_file_location("claims_of_this_test", ROOT / "tools" / "claims.py")
-    module = module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "benchmarks" / "claims")])
-    return module
 
 
 @pytest.fixture

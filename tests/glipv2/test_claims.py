@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
@@ -18,18 +16,6 @@ from openvocab.errors import DataError
 from openvocab.text import BertTextEncoder, HashedTextEncoder
 
 from .conftest import build_tiny, picture
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def claims(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = spec_from_file_location("claims_of_this_test", ROOT / "tools" / "claims.py")
-    module = module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "benchmarks" / "claims")])
-    return module
 
 
 def test_kept_words_are_the_encoder_s(claims: ModuleType) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
@@ -17,18 +15,6 @@ from openvocab.data.catalog import unregister
 from openvocab.errors import DataError
 from openvocab.text import HashedTextEncoder
 from regionclip.pretraining import LiteRegionFeatures
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def claims(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = spec_from_file_location("claims_of_this_test", ROOT / "tools" / "claims.py")
-    module = module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "benchmarks" / "claims")])
-    return module
 
 
 def test_kept_maps_give_what_the_regions_give(claims: ModuleType) -> None:
