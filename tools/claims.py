@@ -12,7 +12,7 @@ A paper is benchmarks/claims/PAPER.py; files beside it can be imported. It holds
     TITLE, SETTING   a line, and Markdown that says what is measured, and how
     ARMS, METRICS    {name: what it is}, in the order of the table; higher is better
     CLAIMS           [{"text": ..., "better": (arm, metric), "worse": (arm, metric)}]; with "margin": 10, the difference must
-                     also be 10 at least
+                     also be 10 at least; with "within": 2, the first may be up to 2 below the second, and sds do not count
     HELPS            optional (arm, [metric, ...]): the arm all others are compared with in the sentences on what helps
     FILES            optional: other files, relative to it, on which the numbers depend
     prepare(work, quick) -> state        made once a run; `work` is a folder that stays
@@ -177,8 +177,12 @@ def summed(values: Sequence[Mapping[str, float]]) -> dict[str, dict]:
 # ---- sentences -----------------------------------------------------------------------------------------------------
 
 
-def judged(result: Mapping, better: tuple[str, str], worse: tuple[str, str], margin: float = 0.0) -> dict | None:
+def judged(
+    result: Mapping, better: tuple[str, str], worse: tuple[str, str], *, margin: float = 0.0, within: float | None = None
+) -> dict | None:
     """Compare two numbers: the difference of their means with twice the root of the sum of their variances, and a margin.
+
+    With `within`, the difference must only not be further than that below 0.
 
     Returns:
         {"difference", "two_sd", "held"}; None where one of them was not measured.
@@ -188,17 +192,18 @@ def judged(result: Mapping, better: tuple[str, str], worse: tuple[str, str], mar
         return None
     difference = pair[0]["mean"] - pair[1]["mean"]
     bound = SDS * (pair[0]["sd"] ** 2 + pair[1]["sd"] ** 2) ** 0.5
-    return {"difference": difference, "two_sd": bound, "held": difference > max(bound, 0) and difference >= margin}
+    held = difference >= -within if within is not None else difference > max(bound, 0) and difference >= margin
+    return {"difference": difference, "two_sd": bound, "held": held}
 
 
 def claims_of(paper: ModuleType, result: Mapping) -> list[dict]:
     """Judge every claim of the paper."""
     rows = []
     for claim in paper.CLAIMS:
-        margin = {"margin": claim["margin"]} if "margin" in claim else {}
-        verdict = judged(result, tuple(claim["better"]), tuple(claim["worse"]), **margin)
+        bounds = {key: claim[key] for key in ("margin", "within") if key in claim}
+        verdict = judged(result, tuple(claim["better"]), tuple(claim["worse"]), **bounds)
         verdict = verdict or {"difference": None, "two_sd": None, "held": None}
-        rows.append({"text": claim["text"], "better": list(claim["better"]), "worse": list(claim["worse"]), **margin, **verdict})
+        rows.append({"text": claim["text"], "better": list(claim["better"]), "worse": list(claim["worse"]), **bounds, **verdict})
     return rows
 
 
@@ -207,8 +212,11 @@ def sentence_of(claim: Mapping, result: Mapping) -> str:
     if claim["held"] is None:
         return f"**Not measured**: {claim['text']}."
     ends = [f"{cell(result, arm, metric)} ({arm}, {metric})" for arm, metric in (claim["better"], claim["worse"])]
-    margin = claim.get("margin")
-    if claim["held"]:
+    margin, within = claim.get("margin"), claim.get("within")
+    if within is not None:
+        word = "Held" if claim["held"] else "Did not hold"
+        why = f"{'not' if claim['held'] else ''} more than {within:g} below".strip()
+    elif claim["held"]:
         word, why = "Held", "more than two sd" + (f", and at least {margin:g}" if margin else "")
     elif claim["difference"] > claim["two_sd"]:
         word, why = "Did not hold", f"more than two sd, but less than {margin:g}"

@@ -100,6 +100,16 @@ def test_a_claim_may_ask_for_a_margin(claims: ModuleType, tmp_path: Path, margin
     assert why in (tmp_path / "out" / "made_up.md").read_text()
 
 
+@pytest.mark.parametrize(("within", "held", "why"), [(9, True, ": not more than 9 below."), (8.5, False, ": more than 8.5 below.")])
+def test_a_claim_may_ask_to_be_near(claims: ModuleType, tmp_path: Path, within: float, held: bool, why: str) -> None:
+    words = '"better": ("half of it", "top1")'
+    (tmp_path / "papers" / "made_up.py").write_text(PAPER.replace(words, f'"within": {within}, {words}', 1))
+    second = run(claims, tmp_path)["claims"][1]
+    assert second["within"] == within and second["held"] is held
+    page = (tmp_path / "out" / "made_up.md").read_text()
+    assert why in page and f"**{'Held' if held else 'Did not hold'}**: half is better than everything" in page
+
+
 def test_a_stopped_run_goes_on_and_changed_code_starts_anew(claims: ModuleType, tmp_path: Path) -> None:
     work = tmp_path / "work" / "made_up"
     work.mkdir(parents=True)
