@@ -3,7 +3,7 @@
 from .budget import BadSampleBudget
 from .catalog import datasets_root, ensure_registered, get_records, get_vocabulary
 from .few_shot import FewShot
-from .folders import register_coco_folder, register_from_yaml, register_grounding_folder
+from .folders import register_coco_folder, register_from_yaml, register_grounding_folder, register_tsv_folder
 from .image import read_image
 from .known_sets import register_odinw, register_shared
 from .language_sets import CaptionMapper, QuestionMapper, register_captions_folder, register_vqa_folder
@@ -11,6 +11,7 @@ from .loader import TrainLoader, TrainSource, build_test_loader, build_train_loa
 from .mapper import DatasetMapper
 from .packing import CaptionPacking
 from .prompts import NameChanges, PromptSampler
+from .scores import ScoredBoxes
 from .token_budget import TokenBudget, TokenPromptSampler
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "NameChanges",
     "PromptSampler",
     "QuestionMapper",
+    "ScoredBoxes",
     "TokenBudget",
     "TokenPromptSampler",
     "TrainLoader",
@@ -39,5 +41,6 @@ __all__ = [
     "register_grounding_folder",
     "register_odinw",
     "register_shared",
+    "register_tsv_folder",
     "register_vqa_folder",
 ]

@@ -1,4 +1,4 @@
-"""Pictures with captions but no boxes, as a teacher takes them: COCO's captions json, tab-separated or json lines."""
+"""Pictures with captions but no boxes, as a teacher takes them: COCO's json, tab-separated or json lines, GLIP's tsv files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from openvocab.errors import DataError
 
 from .coco_json import read_coco, safe_join
+from .tsv import TsvCollection, captions_of
 
 _NAME_KEYS = ("filename", "file_name", "image")
 
@@ -27,7 +28,8 @@ def read_captions(path: str | Path, images: str | Path) -> list[CaptionedPicture
 
     Args:
         path: a COCO captions json; a .tsv with a file name and a caption in each line (more columns are left alone); a .jsonl whose
-            lines have "filename" (or "file_name", "image") and "caption"; or a folder, of whose .jsonl files all are read.
+            lines have "filename" (or "file_name", "image") and "caption"; a .yaml that names GLIP's tsv files (see `tsv`), whose
+            pictures stay in their rows; or a folder, of whose .jsonl files all are read.
         images: the folder of the pictures.
 
     Raises:
@@ -38,7 +40,7 @@ def read_captions(path: str | Path, images: str | Path) -> list[CaptionedPicture
     if not path.exists():
         raise DataError(f"there is no file or folder with captions {path}")
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    found = [row for file in files for row in _rows(file)]
+    found = [row for file in files for row in _rows(file, Path(images))]
     if not found:
         raise DataError(f"{path} holds no captions" + (" (no .jsonl files)" if not files else ""))
     for row in found:
@@ -46,11 +48,26 @@ def read_captions(path: str | Path, images: str | Path) -> list[CaptionedPicture
     return found
 
 
-def _rows(path: Path) -> Iterator[CaptionedPicture]:
+def _rows(path: Path, images: Path) -> Iterator[CaptionedPicture]:
     readers = {".json": _coco, ".tsv": _tsv, ".jsonl": _json_lines}
+    if path.suffix in (".yaml", ".yml"):
+        return _collection(path, images)
     if path.suffix not in readers:
-        raise DataError(f"captions are read from {', '.join(readers)} files, not from {path}")
+        raise DataError(f"captions are read from {', '.join(readers)}, .yaml files, not from {path}")
     return readers[path.suffix](path)
+
+
+def _collection(path: Path, images: Path) -> Iterator[CaptionedPicture]:
+    collection = TsvCollection(path)
+    try:
+        below = collection.folder.resolve().relative_to(images.resolve())
+    except ValueError:
+        raise DataError(f"the pictures of {path} stand in files beside it: their folder is {collection.folder}") from None
+    for sample in collection.samples():
+        if isinstance(sample, DataError):
+            raise sample
+        for text in captions_of(sample.label):
+            yield _entry((below / sample.picture).as_posix(), text, f"row {sample.number} of {collection.labels.path}")
 
 
 def _coco(path: Path) -> Iterator[CaptionedPicture]:

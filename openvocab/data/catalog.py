@@ -20,6 +20,7 @@ from .coco_json import load_coco_records, read_coco, sorted_categories
 from .grounding import load_mdetr_records, load_odvg_records
 from .phrasecut import load_phrasecut_records
 from .questions import load_caption_records, load_vqa_records
+from .tsv import TsvCollection, load_tsv_records
 
 ROOT_ENV = "DETECTRON2_DATASETS"
 READERS: dict[str, Callable[..., list[dict]]] = {
@@ -29,6 +30,7 @@ READERS: dict[str, Callable[..., list[dict]]] = {
     "phrasecut": load_phrasecut_records,
     "vqa": load_vqa_records,
     "captions": load_caption_records,
+    "tsv": load_tsv_records,
 }
 
 
@@ -38,14 +40,14 @@ class Entry:
 
     Attributes:
         name: in detectron2's catalogs.
-        annotations: the json (or jsonl) file.
+        annotations: the json (jsonl, yaml of a "tsv" set) file.
         images: the folder of its pictures.
         vocabulary: names in order of the sorted category ids; None: those of the json.
         captions: a COCO captions json, or None.
         masks: a COCO json that lends its masks to an "mdetr" set, or None.
         pictures: the COCO json that knows the pictures of a "vqa" set, or None.
         answers: the annotations of a "vqa" set, or None.
-        reader: "coco", "mdetr", "odvg", "phrasecut", "vqa" or "captions".
+        reader: "coco", "mdetr", "odvg", "phrasecut", "vqa", "captions" or "tsv".
         evaluator_type: for detectron2.
         automatic: found by its name, so that a change of the environment may move it.
     """
@@ -149,6 +151,8 @@ def ensure_registered(name: str) -> None:
 
 
 def _read_vocabulary(entry: Entry) -> Vocabulary:
+    if entry.reader == "tsv" and (names := TsvCollection(entry.annotations).names) is not None:
+        return Vocabulary.from_names(list(names))
     if entry.reader != "coco":
         kind = {"vqa": "set of questions", "captions": "set of captions"}.get(entry.reader, "grounding set")
         raise DataError(

@@ -1,4 +1,4 @@
-"""Registering folders: COCO json by one call or by one line of a yaml file, grounding files by one call."""
+"""Registering folders: COCO json by one call or by one line of a yaml file, grounding and tsv files by one call."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from openvocab.errors import DataError, VocabularyError, nearest
 from openvocab.vocabulary import Vocabulary
 
 from .catalog import READERS, ROOT_ENV, Entry, datasets_root, get_vocabulary, is_registered, register, unregister
+from .tsv import TsvCollection
 
 
 def _as_vocabulary(value: Vocabulary | Sequence[str] | str | Path | None, folder: Path) -> Vocabulary | None:
@@ -85,7 +86,7 @@ def register_grounding_folder(
         images: the folder of pictures, below `root`.
         root: as for `register_coco_folder`.
         masks: a COCO json below `root` that lends its masks to an "mdetr" file (see `load_mdetr_records`).
-        reader: "mdetr", "odvg" or "phrasecut".
+        reader: "mdetr", "odvg" or "phrasecut" (GLIP's tsv files: `register_tsv_folder`).
 
     Raises:
         DataError: for an unknown reader, a file that is missing, or a name that is already taken.
@@ -100,6 +101,22 @@ def register_grounding_folder(
         if path is not None and not path.exists():
             raise DataError(f"data set '{name}': there is no {path}; check root='{root}' and {ROOT_ENV} ('{datasets_root()}')")
     register(entry)
+
+
+def register_tsv_folder(name: str, *, collection: str | Path, root: str | Path | None = None) -> None:
+    """Register GLIP's tab-separated files under `name`: captions whose phrases have boxes, or, with a label map, class names.
+
+    Args:
+        name: for configs and detectron2's catalogs.
+        collection: the yaml that names the files (see `tsv`), below `root`.
+        root: as for `register_coco_folder`.
+
+    Raises:
+        DataError: if the yaml or a file it names is missing or cannot be used, or the name is already taken.
+    """
+    path = datasets_root() / Path(root or "").expanduser() / collection
+    TsvCollection(path)
+    register(Entry(name=name, annotations=path, images=path.parent, reader="tsv"))
 
 
 def register_from_yaml(path: str | Path) -> list[str]:

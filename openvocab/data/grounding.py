@@ -2,7 +2,7 @@
 
 Three file formats, and PhraseCut's own (see `phrasecut`), are read into the same dict: detectron2's, plus "caption" (str) and
 "phrases" (for each phrase its character spans [start, end) in the caption); an annotation's "category_id" is the position of
-its phrase. A box that several phrases speak of is there once for each.
+its phrase. A box that several phrases speak of is there once for each. Boxes of a teacher bring its "score", see `scores`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,25 @@ from openvocab.prompting import Caption
 
 from .budget import BadSampleBudget
 from .coco_json import check_box, read_coco, safe_join
+from .scores import check_score
 
 logger = logging.getLogger(__name__)
 Spans = tuple[tuple[int, int], ...]
 
 
-def _as_spans(value: object, caption: str) -> Spans:
+def has_area(box: object) -> bool:
+    """Say whether an XYXY box has an area.
+
+    Raises:
+        DataError: if it is no four finite numbers.
+    """
+    wrong = check_box(box)
+    if wrong not in (None, "empty"):
+        raise DataError(wrong)
+    return box[2] > box[0] and box[3] > box[1]
+
+
+def as_spans(value: object, caption: str) -> Spans:
     """Return checked spans: one [start, end) pair or a list of them.
 
     Raises:
@@ -50,11 +63,18 @@ class SentenceRecord:
         self.name, self.phrases, self.annotations = name, {}, []
 
     def add(
-        self, spans: Spans, box: Sequence[float], mode: BoxMode, crowd: bool = False, mask: dict | list | None = None
+        self,
+        spans: Spans,
+        box: Sequence[float],
+        mode: BoxMode,
+        crowd: bool = False,
+        mask: dict | list | None = None,
+        score: float | None = None,
     ) -> None:
         phrase = self.phrases.setdefault(spans, len(self.phrases))
         annotation = {"bbox": list(box), "bbox_mode": mode, "category_id": phrase, "iscrowd": int(crowd)}
-        self.annotations.append({**annotation, "segmentation": mask} if mask else annotation)
+        more = {"segmentation": mask or None, "score": score}
+        self.annotations.append({**annotation, **{k: v for k, v in more.items() if v is not None}})
 
     def finish(self) -> dict:
         phrases = [[list(s) for s in spans] for spans in self.phrases]
@@ -129,7 +149,7 @@ def _add_mdetr(raw: object, records: dict[object, SentenceRecord], masks: dict) 
         return
     if wrong:
         raise DataError(wrong)
-    spans = _as_spans(raw.get("tokens_positive"), record.base["caption"])
+    spans = as_spans(raw.get("tokens_positive"), record.base["caption"])
     mask = raw.get("segmentation") or masks.get(raw.get("original_id"))
     record.add(spans, raw["bbox"], BoxMode.XYWH_ABS, bool(raw.get("iscrowd", 0)), mask)
 
@@ -162,7 +182,7 @@ def load_odvg_records(
     annotations: Path, images: Path, name: str, *, budget: BadSampleBudget | None = None
 ) -> list[dict]:
     """Read json lines in ODVG's form (Grounding DINO's trainers): {"filename", "height", "width", "grounding":
-    {"caption", "regions": [{"bbox": XYXY pixels, "phrase": a text or a list of texts, optionally "tokens_positive"}]}}.
+    {"caption", "regions": [{"bbox": XYXY pixels, "phrase": a text or a list of texts, maybe "tokens_positive" and "score"}]}}.
 
     Args: and Returns: as `load_mdetr_records`.
 
@@ -191,15 +211,12 @@ def load_odvg_records(
 
 def _add_region(region: object, record: SentenceRecord) -> None:
     box = region.get("bbox") if isinstance(region, dict) else None
-    wrong = check_box(box)
-    if wrong not in (None, "empty"):
-        raise DataError(wrong)
-    if box[2] <= box[0] or box[3] <= box[1]:
+    if not has_area(box):
         return
-    caption = record.base["caption"]
+    caption, score = record.base["caption"], check_score(region.get("score"))
     if region.get("tokens_positive"):
-        record.add(_as_spans(region["tokens_positive"], caption), box, BoxMode.XYXY_ABS)
+        record.add(as_spans(region["tokens_positive"], caption), box, BoxMode.XYXY_ABS, score=score)
         return
     phrases = region.get("phrase")
     for phrase in [phrases] if isinstance(phrases, str) else phrases or [""]:
-        record.add(find_phrase(str(phrase), caption), box, BoxMode.XYXY_ABS)
+        record.add(find_phrase(str(phrase), caption), box, BoxMode.XYXY_ABS, score=score)

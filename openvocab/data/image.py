@@ -13,6 +13,8 @@ from PIL import Image, ImageOps
 
 from openvocab.errors import InputError
 
+from .tsv_rows import picture_in
+
 MAX_PIXELS = 178_956_970
 """Most pixels of a picture: where Pillow itself calls a file a decompression bomb."""
 FORMATS = ("RGB", "BGR")
@@ -40,14 +42,20 @@ def _decoders() -> list[str]:
 
 
 def _open(path: Path) -> Image.Image:
-    if not path.is_file():
-        raise InputError(f"there is no picture {path}")
+    source = path if path.is_file() else _in_row(path)
     try:
-        return Image.open(path, formats=_decoders())
+        return Image.open(source, formats=_decoders())
     except Image.DecompressionBombError as error:
         raise InputError(f"the picture {path} is too large to be opened safely: {error}") from error
     except _UNREADABLE as error:
         raise InputError(f"the file {path} is no picture that can be read: {error}") from error
+
+
+def _in_row(path: Path) -> io.BytesIO:
+    content = picture_in(path)
+    if content is None:
+        raise InputError(f"there is no picture {path}")
+    return io.BytesIO(content)
 
 
 def _as_rgb(image: Image.Image, path: Path | str) -> np.ndarray:
@@ -102,7 +110,7 @@ def read_image(path: str | Path, image_format: str = "RGB", *, size: tuple[int, 
     """Read a picture, turned as its EXIF data says.
 
     Args:
-        path: a file Pillow can read.
+        path: a file Pillow can read; or "FILE.tsv@BYTE", a row whose last column is such a file in base64 (see `tsv_rows`).
         image_format: "RGB" or "BGR", the order of the channels.
         size: (height, width) of the data set's record. Boxes made on the stored pixels of a turned photo (some tools
             ignore EXIF) are recognised by it, and then the photo is not turned.

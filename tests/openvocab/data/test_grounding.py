@@ -96,6 +96,22 @@ def test_odvg_refuses_detection_lines_and_broken_ones(tmp_path: Path) -> None:
             load_odvg_records(tmp_path / "g.jsonl", tmp_path, "g")
 
 
+@pytest.mark.parametrize(
+    ("region", "message"),
+    [
+        ({"phrase": "a dog"}, "bbox None is not four numbers"),
+        ({"phrase": "a dog", "bbox": []}, "not four numbers"),
+        ({"bbox": [1, 2, 11, 22]}, "the phrase '' is not in the caption"),
+        ({"bbox": [1, 2, 11, 22], "phrase": "a dog", "tokens_positive": [[24, 99]]}, "outside the caption"),
+    ],
+)
+def test_phrases_without_boxes_and_boxes_without_phrases(tmp_path: Path, region: dict, message: str) -> None:
+    row = {"filename": "a.png", "height": 48, "width": 64, "grounding": {"caption": CAPTION, "regions": [region]}}
+    (tmp_path / "g.jsonl").write_text(json.dumps(row))
+    with pytest.raises(DataError, match=f"line 1: .*{message}"):
+        load_odvg_records(tmp_path / "g.jsonl", tmp_path, "g", budget=BadSampleBudget(strict=True))
+
+
 def test_phrases_are_whole_words() -> None:
     assert find_phrase("HAT", "that hat") == ((5, 8),)
     with pytest.raises(DataError, match="'ha' is not in the caption"):
