@@ -1,4 +1,6 @@
-"""Checkpoints of PeizeSun/SparseR-CNN in terms of our modules: the same names; classifier and queries may differ."""
+"""Other people's weights in terms of our modules: PeizeSun/SparseR-CNN's checkpoints, where classifier and queries may differ, and
+torchvision's ResNets for the backbone.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +23,13 @@ _KNOWN = re.compile(
 _CLASSIFIER = re.compile(r"head\.head_series\.\d+\.class_logits\.")
 _DROPPED = re.compile(r"(pixel_mean|pixel_std|criterion\.empty_weight)$")
 _STAGE = re.compile(r"head\.head_series\.(\d+)\.(.+)")
+BACKBONE = "backbone.bottom_up."
+_LEAF = r"\.(?P<leaf>weight|bias|running_mean|running_var)$"
+_STEM = re.compile(r"(?P<kind>conv|bn)1" + _LEAF)
+_BLOCK = re.compile(
+    r"layer(?P<stage>[1-4])\.(?P<block>\d+)\.((?P<kind>conv|bn)(?P<place>[123])|downsample\.(?P<side>[01]))" + _LEAF
+)
+_LEFT_OUT = re.compile(r"fc\.(weight|bias)$|.*num_batches_tracked$")
 
 
 @dataclass
@@ -32,7 +41,7 @@ class ConversionReport:
         missing: keys that a whole checkpoint of so many stages has and this one has not.
         dropped: left out on purpose: the classifier of fixed names where a hub takes its place, and buffers made anew.
         unexpected: unknown; left out.
-        queries: (number in the file, number returned).
+        queries: (number in the file, number returned); (0, 0) for a backbone.
     """
 
     matched: dict[str, str] = field(default_factory=dict)
@@ -43,7 +52,7 @@ class ConversionReport:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{len(getattr(self, k))} {k}" for k in ("matched", "missing", "dropped", "unexpected"))
-        return f"{counts}; queries {self.queries[0]} -> {self.queries[1]}"
+        return f"{counts}; queries {self.queries[0]} -> {self.queries[1]}" if any(self.queries) else counts
 
 
 def from_sparse_rcnn(
@@ -110,6 +119,50 @@ def _change_queries(result: dict[str, Tensor], report: ConversionReport, wanted:
         if wanted > have:
             rows[have:] += NOISE * torch.randn(rows[have:].shape, generator=generator).to(rows)
         result[name] = rows
+
+
+def from_resnet(state_dict: Mapping[str, Tensor], *, prefix: str = BACKBONE) -> tuple[dict[str, Tensor], ConversionReport]:
+    """Take a ResNet of torchvision (ImageNet weights) as the backbone of a detector, in detectron2's names.
+
+    torchvision's stride stands in the 3 x 3 convolution and its pictures are RGB / 255 less a mean: as in detection_hub_r50.py.
+
+    Args:
+        state_dict: "conv1.weight", "layer1.0.conv1.weight", ...
+        prefix: of our names.
+
+    Returns:
+        the backbone's tensors, and a report; `openvocab.io.load_into` and `train.init_checkpoint` leave all else as it is.
+
+    Raises:
+        WeightsError: if nothing in it is a ResNet's.
+    """
+    report, result = ConversionReport(), {}
+    for key, value in state_dict.items():
+        name = _resnet_name(key)
+        if name is not None:
+            report.matched[key], result[prefix + name] = prefix + name, value
+        else:
+            (report.dropped if _LEFT_OUT.match(key) else report.unexpected).append(key)
+    if not result:
+        raise WeightsError(f"none of the {len(state_dict)} tensors is named as torchvision's ResNets' are (layer1.0.conv1.weight)")
+    whole = ["stem.conv1.weight", *(f"res{stage}.0.conv1.weight" for stage in (2, 3, 4, 5))]
+    report.missing = [prefix + name for name in whole if prefix + name not in result]
+    return result, report
+
+
+def _resnet_name(key: str) -> str | None:
+    """torchvision's name of a ResNet's tensor -> detectron2's; None for another."""
+    if found := _STEM.match(key):
+        return f"stem.conv1.{_part(found['kind'])}{found['leaf']}"
+    if not (found := _BLOCK.match(key)):
+        return None
+    place = "shortcut" if found["side"] else f"conv{found['place']}"
+    kind = found["kind"] or ("bn" if found["side"] == "1" else "conv")
+    return f"res{int(found['stage']) + 1}.{found['block']}.{place}.{_part(kind)}{found['leaf']}"
+
+
+def _part(kind: str) -> str:
+    return "norm." if kind == "bn" else ""
 
 
 def warm_alignment(class_weight: Tensor, text: Tensor) -> Tensor:

@@ -5,6 +5,8 @@
     python tools/convert_weights.py --from regionclip regionclip_pretrained-cc_rn50.pth --rpn rpn_coco_48.pth coco_start.safetensors
     python tools/convert_weights.py --from clip --variant RN50 --allow-pickle RN50.pt clip_rn50.safetensors
     python tools/convert_weights.py --from glip glip_tiny_model_o365_goldg_cc_sbu.pth glip_tiny.safetensors
+    python tools/convert_weights.py --from sparse-rcnn --num-queries 300 r50_100pro_3x_model.pth sparse_rcnn_r50.safetensors
+    python tools/convert_weights.py --from resnet resnet50-11ad3fa6.pth r50_backbone.safetensors
     python tools/convert_weights.py --from as-is --allow-pickle theirs.pkl theirs.safetensors
 
 Prints what became of each part. OUT is .safetensors or .pth and is written whole or not at all; it says where it comes from.
@@ -37,6 +39,7 @@ _KINDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "clip": ("regionclip.convert", "from_clip", ("variant",)),
     "clip-text": ("regionclip.convert", "text_tower", ()),
     "sparse-rcnn": ("detection_hub.convert", "from_sparse_rcnn", ("num_queries",)),
+    "resnet": ("detection_hub.convert", "from_resnet", ()),
 }
 AS_IS = "as-is"
 RPN, WITH_RPN = "regionclip-rpn", ("regionclip", "clip", AS_IS)

@@ -7,7 +7,7 @@ import ast
 import pytest
 import torch
 
-from detection_hub.convert import BOXES, FEATURES, from_sparse_rcnn, warm_alignment
+from detection_hub.convert import BOXES, FEATURES, from_resnet, from_sparse_rcnn, warm_alignment
 from openvocab.errors import WeightsError
 from openvocab.io import load_into
 from openvocab.testing import golden_path
@@ -89,6 +89,53 @@ def test_strangers_and_senseless_wishes_are_refused() -> None:
         from_sparse_rcnn({"conv1.weight": torch.zeros(1)})
     with pytest.raises(WeightsError, match="num_queries=0"):
         from_sparse_rcnn(official()[0], num_queries=0)
+
+
+def test_a_resnet_of_torchvision_gives_the_same_maps() -> None:
+    """Random weights and statistics, so that every tensor matters; torchvision's last map against ours."""
+    from detectron2.modeling import ResNet
+    from detectron2.modeling.backbone import BasicStem
+    from torchvision.models.resnet import BasicBlock
+    from torchvision.models.resnet import ResNet as Theirs
+
+    theirs = Theirs(BasicBlock, [2, 2, 2, 2]).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in theirs.state_dict().values():
+            if value.ndim == 1:
+                value.copy_(0.5 + torch.rand(value.shape, generator=generator))
+    state, report = from_resnet(theirs.state_dict())
+    assert not report.unexpected and not report.missing and {"fc.weight", "bn1.num_batches_tracked"} < set(report.dropped)
+    assert str(report) == f"{len(state)} matched, 0 missing, {len(report.dropped)} dropped, 0 unexpected"
+    stages = ResNet.make_default_stages(depth=18, norm="FrozenBN")
+    ours = torch.nn.ModuleDict({"bottom_up": ResNet(BasicStem(norm="FrozenBN"), stages, out_features=["res5"])}).eval()
+    loaded = load_into(ours, {k.removeprefix("backbone."): v for k, v in state.items()}, strict=True)
+    assert not loaded.missing
+    image = torch.rand(1, 3, 64, 96, generator=generator)
+    with torch.no_grad():
+        x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(image))))
+        expected = theirs.layer4(theirs.layer3(theirs.layer2(theirs.layer1(x))))
+        found = ours["bottom_up"](image)["res5"]
+    assert float((found - expected).abs().max() / expected.abs().max()) < 1e-4
+    with pytest.raises(WeightsError, match="named as torchvision's ResNets"):
+        from_resnet({"stem.conv1.weight": torch.zeros(1)})
+    del state["backbone.bottom_up.stem.conv1.weight"]
+    part = {k: v for k, v in theirs.state_dict().items() if not k.startswith("layer4")}
+    assert from_resnet(part)[1].missing == ["backbone.bottom_up.res5.0.conv1.weight"]
+
+
+def test_a_bottleneck_has_all_its_names() -> None:
+    """ResNet-50's names and shapes, without its weights."""
+    from detectron2.modeling import ResNet
+    from detectron2.modeling.backbone import BasicStem
+    from torchvision.models import resnet50
+
+    with torch.device("meta"):
+        theirs = resnet50().state_dict()
+        stages = ResNet.make_default_stages(depth=50, stride_in_1x1=False, norm="FrozenBN")
+        ours = ResNet(BasicStem(norm="FrozenBN"), stages, out_features=["res5"]).state_dict()
+    state, report = from_resnet(theirs, prefix="")
+    assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in ours.items()} and not report.unexpected
 
 
 def test_an_old_classifier_warms_the_new_one() -> None:

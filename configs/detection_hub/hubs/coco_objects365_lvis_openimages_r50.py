@@ -9,7 +9,8 @@ Below $DETECTRON2_DATASETS: coco/, objects365/, lvis/ as detectron2 lays them ou
 Shares by the square root of the sizes (alpha 0.5), with about 0.118, 1.74, 0.100 and 1.74 million pictures: 343, 1319, 316 and
 1319 of 3297, so 10.4, 40.0, 9.6 and 40.0 %. Of 17.28 million samples: 1.8 M of COCO (15 epochs), 6.9 M of Objects365 (4), 1.7 M of
 LVIS (17, rare names more often), 6.9 M of OpenImages (4). The learning rate steps at 7/9 and 25/27 of the run, as Sparse R-CNN's.
-Start from its released R50 checkpoint, converted by tools/convert_weights.py, or from an ImageNet R50: `train.init_checkpoint`.
+Start (`train.init_checkpoint`) from its released R50 checkpoint or torchvision's ImageNet R50, by tools/convert_weights.py --from
+sparse-rcnn or --from resnet; without either the frozen stem is random.
 """
 
 from detectron2.config import LazyCall as L
