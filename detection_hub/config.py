@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from detectron2.config import CfgNode
+from detectron2.data import transforms as T
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_backbone
 
@@ -13,7 +14,7 @@ from openvocab.modeling.timm_backbone import add_timm_config, build_timm_backbon
 from openvocab.text import build_text_encoder
 
 from .context import DatasetContext
-from .data import Hub
+from .data import Hub, LossDriven
 from .data.dataset import read_dataset
 from .modeling.decoder import build_decoder
 from .modeling.embeddings import TEMPLATES, CategoryEmbeddings
@@ -23,7 +24,7 @@ from .modeling.matcher import HungarianMatcher
 
 
 def add_detection_hub_config(cfg: CfgNode) -> None:
-    """Add `MODEL.DETECTION_HUB`, `MODEL.SWIN` and `MODEL.TIMM` to a detectron2 `CfgNode`, in place; Sparse R-CNN's values.
+    """Add `MODEL.DETECTION_HUB`, `MODEL.SWIN`, `MODEL.TIMM` and `DATALOADER.HUB` to a `CfgNode`, in place; Sparse R-CNN's values.
 
     Set `MODEL.META_ARCHITECTURE` to "DetectionHub", and `MODEL.BACKBONE.NAME` to detectron2's "build_resnet_fpn_backbone",
     "build_detection_hub_swin_fpn_backbone" or "build_detection_hub_timm_fpn_backbone".
@@ -61,6 +62,11 @@ def add_detection_hub_config(cfg: CfgNode) -> None:
     node.FOCAL_ALPHA = 0.25
     node.FOCAL_GAMMA = 2.0
     node.DETECTIONS_PER_IMAGE = 0  # 0: as many as queries
+    node = cfg.DATALOADER.HUB = CfgNode()  # see `build_hub_loader`
+    node.GROUPING = "per_gpu"  # "mixed", "per_step"
+    node.ALPHA = 0.5
+    node.SHARE = 1.0
+    node.LOSS_DRIVEN = CfgNode({"ENABLED": False, "POWER": 1.0, "LIMIT": 3.0, "SMOOTHING": 0.7})
 
 
 def _fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
@@ -149,6 +155,29 @@ def hub_from_config(cfg: CfgNode) -> Hub:
         if isinstance(value, str) or "vocabulary" in value:
             raise ConfigError(f"MODEL.DETECTION_HUB.DATASETS: {value!r:.60} has no splits; write {{name: .., train: .., test: ..}}")
     return Hub([{**sizes, **value} for value in rows])
+
+
+def hub_loader_from_config(cfg: CfgNode) -> dict:
+    """Return the arguments of `build_hub_loader` that a yaml config stands for; crop and flip are those of `INPUT`."""
+    node, driven = cfg.DATALOADER.HUB, cfg.DATALOADER.HUB.LOSS_DRIVEN
+    driver = LossDriven(power=driven.POWER, limit=driven.LIMIT, smoothing=driven.SMOOTHING) if driven.ENABLED else None
+    crop, flip = cfg.INPUT.CROP, cfg.INPUT.RANDOM_FLIP
+    augmentations: list[T.Augmentation] = [T.RandomCrop(crop.TYPE, crop.SIZE)] if crop.ENABLED else []
+    if flip != "none":
+        augmentations.append(T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical"))
+    return {
+        "datasets": hub_from_config(cfg),
+        "total_batch_size": cfg.SOLVER.IMS_PER_BATCH,
+        "num_workers": cfg.DATALOADER.NUM_WORKERS,
+        "seed": max(cfg.SEED, 0),
+        "grouping": node.GROUPING,
+        "alpha": node.ALPHA,
+        "share": node.SHARE,
+        "augmentations": augmentations,
+        "aspect_ratio_grouping": cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        "image_format": cfg.INPUT.FORMAT,
+        "loss_driven": driver,
+    }
 
 
 def detection_hub_from_config(cfg: CfgNode) -> dict:

@@ -14,6 +14,7 @@ from fvcore.common.param_scheduler import ConstantParamScheduler
 from omegaconf import DictConfig, OmegaConf
 
 from detection_hub import add_detection_hub_config, hub_from_config
+from detection_hub.config import hub_loader_from_config
 from detection_hub.data import HubDataset, LossDriven
 from detection_hub.lazy import hub_dataloader, hub_datasets, only
 from detection_hub.trainer import HubTrainer
@@ -144,3 +145,37 @@ def test_detectron2s_trainer_from_yaml(tmp_path: Path) -> None:
     cfg.MODEL.DETECTION_HUB.DATASETS = [{"name": "x", "vocabulary": ["cat"]}]
     with pytest.raises(ConfigError, match="has no splits"):
         hub_from_config(cfg)
+
+
+def test_yaml_chooses_the_order_of_samples(tmp_path: Path) -> None:
+    hub = "DATALOADER.HUB."
+    cfg = yaml_config(tmp_path, f"{hub}GROUPING", "per_step", f"{hub}ALPHA", 0.0, f"{hub}LOSS_DRIVEN.ENABLED", True)
+    cfg.SOLVER.IMS_PER_BATCH = 4
+    options = hub_loader_from_config(cfg)
+    assert [type(a).__name__ for a in options["augmentations"]] == ["RandomFlip"] and options["aspect_ratio_grouping"] is True
+    loader = HubTrainer.build_train_loader(cfg)
+    assert loader.driver.limit == 3 and loader.shares == {"A": 0.5, "B": 0.5}
+    assert all(len({x["dataset"] for x in batch}) == 1 for batch, _ in zip(loader, range(6), strict=False))
+    cfg.INPUT.RANDOM_FLIP, cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.SIZE = "none", True, [0.5, 0.5]
+    assert [type(a).__name__ for a in hub_loader_from_config(cfg)["augmentations"]] == ["RandomCrop"]
+    cfg.DATALOADER.HUB.GROUPING = "gpu"
+    with pytest.raises(ConfigError, match="grouping='gpu'"):
+        HubTrainer.build_train_loader(cfg)
+
+
+def test_a_yaml_run_logs_each_data_set_and_goes_on_with_the_next_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detection_hub.trainer.LOG_PERIOD", 1)
+    seen: list[tuple[str, dict]] = []
+    monkeypatch.setattr("detection_hub.data.HubTrainLoader.observe", lambda _, losses: seen.extend(losses.items()))
+    cfg = yaml_config(tmp_path, "MODEL.BACKBONE.FREEZE_AT", 0, "SOLVER.MAX_ITER", 3, "DATALOADER.HUB.GROUPING", "mixed")
+    (tmp_path / "out").mkdir()
+    trainer = HubTrainer(cfg)
+    trainer.train()
+    assert {n for n, _ in seen} <= {"A", "B"} and sum(v["pictures"] for _, v in seen) == 6
+    assert all(v["loss_ce"] > 0 for _, v in seen)
+    whole = [[x["file_name"] for x in b] for b, _ in zip(HubTrainer.build_train_loader(cfg), range(5), strict=False)]
+    cfg.SOLVER.MAX_ITER = 5
+    again = HubTrainer(cfg)
+    again.resume_or_load(resume=True)
+    assert again.start_iter == 3
+    assert [[x["file_name"] for x in b] for b, _ in zip(again.data_loader, range(2), strict=False)] == whole[3:]
