@@ -83,10 +83,9 @@ class HubStream(SampleStream):
         return {"number": self.number, "batches": self.batches, "used": list(self.used), "queues": queues}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on where `state` was taken."""
+        """Go on where `state` was taken; with another grouping, those that wait find their new queues."""
         self.number, self.batches = int(state["number"]), int(state["batches"])
         self.used = [int(u) for u in state["used"]]
-        self.queues = {
-            (int(source), int(shape)): [(int(n), int(s), int(i)) for n, s, i in tickets]
-            for (source, shape), tickets in state["queues"]
-        }
+        self.queues = {}
+        for n, s, i in sorted(ticket for _, tickets in state["queues"] for ticket in tickets):
+            self._wait((int(n), int(s), int(i)))

@@ -86,6 +86,16 @@ def test_another_number_of_processes_goes_on_without_loss() -> None:
     assert sorted(before + after + waiting) == list(range(other.number))
 
 
+def test_another_grouping_goes_on_without_loss() -> None:
+    for one, other in (("mixed", "per_step"), ("per_step", "mixed"), ("per_gpu", "mixed")):
+        stream, later = make(grouping=one, world=2, lying=LYING), make(grouping=other, world=2, lying=LYING)
+        before = [n for _ in range(30) for n, _, _ in stream.next_batch()]
+        later.load_state_dict(stream.state_dict())
+        after = [later.next_batch() for _ in range(200)]
+        assert set(before) | {n for b in after for n, _, _ in b} >= set(range(stream.number)), "none waits in a lost queue"
+        assert other == "mixed" or all(len({s for _, s, _ in b}) == 1 for b in after)
+
+
 def test_changed_weights_hold_from_their_batch_on() -> None:
     changes: list = []
     stream, plain = make(changes=changes), make()
