@@ -2,6 +2,8 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 WORKERS ?= 2
+# byte code is kept, whatever the shell says: without it each process of a test compiles detectron2 and the tests anew
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile
 
 .PHONY: help setup demo test check lint doctor clean
 
@@ -15,10 +17,10 @@ demo: setup
 	$(PY) tools/demo.py --samples --output output/demo
 
 test: setup
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile
+	$(PYTEST)
 
 check: setup lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: setup
 	$(PY) -m ruff check .

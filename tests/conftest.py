@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import random
 import sys
+from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +23,17 @@ ROOT = Path(__file__).resolve().parents[1]
 LOGGERS = ("openvocab", "glipv2", "regionclip", "detection_hub", "detectron2", "fvcore")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Leave what the imports made to the end of the process: looking through a million objects again and again is slow."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @pytest.fixture(autouse=True)
 def same_start() -> None:
     """Seeds; and messages reach `caplog`: detectron2's `setup_logger` cuts a package off for good, a claim's run makes it quiet."""
@@ -31,7 +44,8 @@ def same_start() -> None:
         if name.partition(".")[0] in LOGGERS:
             logger = logging.getLogger(name)
             logger.propagate, logger.disabled = True, False
-            logger.setLevel(logging.NOTSET)
+            if logger.level != logging.NOTSET:  # setting a level empties the caches of all loggers of the process: a thousand
+                logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture

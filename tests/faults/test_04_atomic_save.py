@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from openvocab.evaluation import COCODetectionEvaluator
-from openvocab.io import atomic_write, load_weights, save_weights
+from openvocab.io import atomic, atomic_write, load_weights, save_weights
 from tests.openvocab.evaluation.conftest import output
 
 
@@ -66,8 +66,8 @@ def test_a_killed_process_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "w"
     path.write_text("old")
     script = f"""
-        import os, signal
-        from openvocab.io.atomic import atomic_write
+        import os, runpy, signal  # the file alone: its package imports torch
+        atomic_write = runpy.run_path({atomic.__file__!r})["atomic_write"]
         with atomic_write({str(path)!r}, "w") as file:
             file.write("half of the new")
             file.flush()

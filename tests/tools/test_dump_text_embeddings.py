@@ -109,6 +109,7 @@ def test_what_is_refused(tool: ModuleType, tmp_path: Path, args: list[str], erro
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_an_error_is_one_sentence(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--vocabulary", "cocco", *HASHED, str(tmp_path / "x.npz")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

@@ -212,6 +212,7 @@ def test_what_does_not_fit(regions: ModuleType, weights: Path, pictures: Path, t
             run(regions, weights, pictures, tmp_path, *option)
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_is_one_sentence(weights: Path, pictures: Path, tmp_path: Path) -> None:
     script = ROOT / "tools" / "extract_region_features.py"
     command = [sys.executable, script, "--weights", weights, "--input", pictures, "--output", tmp_path]

@@ -92,6 +92,7 @@ def test_a_second_run_is_quick_and_asks_nobody(setup: ModuleType, place: Path) -
     assert time.perf_counter() - start < 2.0
 
 
+@pytest.mark.slow
 def test_a_registry_out_of_reach_is_one_sentence(place: Path) -> None:
     done = run(place, **unreachable(place))
     assert done.returncode == 1
@@ -99,6 +100,16 @@ def test_a_registry_out_of_reach_is_one_sentence(place: Path) -> None:
     assert said.startswith("setup: the package registry cannot be reached") and "\n" not in said
     assert "Traceback" not in done.stdout + done.stderr
     assert not (place / ".venv" / ".openvocab-ready").exists()
+
+
+def test_what_pip_says_of_a_registry_is_part_of_the_sentence(setup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = "WARNING: Retrying after connection broken\nERROR: No matching distribution found\nERROR: and more\n"
+    monkeypatch.setattr(setup, "call", lambda *command: (1, output))
+    with pytest.raises(setup.SetupError) as caught:
+        setup.install_build_tools()
+    said = str(caught.value)
+    assert said.startswith("the package registry cannot be reached") and "\n" not in said
+    assert said.endswith("(ERROR: No matching distribution found)")
 
 
 def test_a_broken_environment_is_made_anew_and_a_good_one_kept(setup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

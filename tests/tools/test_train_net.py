@@ -100,13 +100,31 @@ def test_what_is_wrong_is_one_sentence(config, tmp_path, monkeypatch, capsys, ar
     assert all(w in said for w in words), said
 
 
+SIGNAL_AT_THE_FOURTH = """
+from detectron2.config import LazyCall as L
+from tests.openvocab.engine.test_train import SignalAt
+
+model = L(SignalAt)(at=4, which=15)
+"""
+
+
+def test_a_signal_leaves_with_130(config, tmp_path, monkeypatch, capsys):
+    config.write_text(CONFIG + SIGNAL_AT_THE_FOURTH)
+    out = tmp_path / "out"
+    assert call(monkeypatch, "--config-file", config, f"train.output_dir={out}", "train.max_iter=50") == 130
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("stopped by SIGTERM") and "--resume" in last
+    assert torch.load(out / (out / "last_checkpoint").read_text(), weights_only=True)["iteration"] == 4
+
+
 def start(*args: object) -> subprocess.Popen:
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(TOOL), *map(str, args)]
     return subprocess.Popen(command, env=env, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
 def test_a_signal_saves_and_leaves_with_130(config, tmp_path, processes):
     out = tmp_path / "out"
     wanted = [f"train.output_dir={out}", "train.max_iter=1000000", "--cpu-procs", processes]

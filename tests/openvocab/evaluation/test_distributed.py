@@ -128,6 +128,7 @@ def test_two_ranks_on_lvis(tmp_path: Path) -> None:
         assert (out / name).read_text() == (tmp_path / "one" / name).read_text()
 
 
+@pytest.mark.slow
 def test_two_ranks(annotations: Path, perfect: Perfect, tmp_path: Path) -> None:
     inputs, outputs = perfect()
     outputs[0]["instances"].pred_boxes.tensor += 6  # so that the result is not just 100
