@@ -42,7 +42,6 @@ def tuned_model(*, model: DetectionHub, weights: str | Path, dataset: HubDataset
     if lacking:
         raise WeightsError(f"{weights} lacks {len(lacking)} of {len(needed)} parameters, such as {lacking[0]}: {report}")
     model.add_dataset(dataset.context())
-    model.hub.vector_dropout = model.hub.flag_dropout = 0.0  # the vector is all that is learned, and the flags stay
     model.tune_only(dataset.name)
     return model
 

@@ -78,7 +78,7 @@ class DetectionHub(nn.Module):
         self.init_proposal_boxes = nn.Embedding(num_queries, 4, _weight=starting_boxes(num_queries, initial_boxes))
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
-        self.ledger = LossLedger()
+        self.ledger, self.tuned = LossLedger(), False
         self.vocabulary: Vocabulary | None = None
         if vocabulary is not None:
             self.set_vocabulary(vocabulary)
@@ -166,6 +166,8 @@ class DetectionHub(nn.Module):
     def tune_only(self, name: str) -> list[nn.Parameter]:
         """Freeze everything but a data set's own vector and bias; return these two.
 
+        All parts then stay as they are in prediction, in training too: no dropout, and no batch norm that counts on.
+
         Raises:
             DataError: for a data set that the hub does not know.
             ConfigError: for an arm without data set vectors.
@@ -176,8 +178,18 @@ class DetectionHub(nn.Module):
         if name not in vectors:
             raise DataError(f"the hub has no data set '{name}' to tune; register_dataset comes first")
         self.requires_grad_(False)
+        self.tuned = True
+        self.train(self.training)
         own = [vectors.vectors[vectors.key(name)], vectors.biases[vectors.key(name)]]
         return [parameter.requires_grad_() for parameter in own]
+
+    def train(self, mode: bool = True) -> DetectionHub:
+        """Set the mode; while one data set is tuned only this module itself takes it, to return losses."""
+        super().train(mode)
+        if self.tuned:
+            for part in self.children():
+                part.eval()
+        return self
 
     def dataset_losses(self) -> dict[str, dict[str, float]]:
         """Return each data set's training losses since the last call; a collective call (see `LossLedger.collect`)."""

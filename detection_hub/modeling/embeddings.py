@@ -15,7 +15,7 @@ from openvocab.text import TextEncoder, encode_vocabulary
 from openvocab.vocabulary import Vocabulary
 
 TEMPLATES = ("{}", "a {}", "a photo of a {}")
-KEPT = 16  # vocabularies whose vectors stay on the device
+KEPT = 16  # vocabularies whose vectors stay on the device, beside those of the data sets
 
 
 class CategoryEmbeddings(nn.Module):
@@ -50,6 +50,7 @@ class CategoryEmbeddings(nn.Module):
         self.templates = None if templates is None else tuple(templates)
         self.reference = Vocabulary.builtin(reference) if isinstance(reference, str) else reference and Vocabulary.coerce(reference)
         self.register_buffer("mu", torch.zeros(text_encoder.dim))
+        self.kept = KEPT
         self._kept: OrderedDict[tuple, Tensor] = OrderedDict()
 
     @property
@@ -78,7 +79,7 @@ class CategoryEmbeddings(nn.Module):
         key = (vocabulary, self.text_encoder.identity, self.mu.data_ptr(), self.mu._version)
         if key not in self._kept:
             self._kept[key] = F.normalize(self._encode(vocabulary) - self.mu, dim=-1)
-            while len(self._kept) > KEPT:
+            while len(self._kept) > self.kept:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
         return self._kept[key]

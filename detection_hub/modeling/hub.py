@@ -17,6 +17,7 @@ from openvocab.vocabulary import Vocabulary, merge
 
 from .adapters import DatasetVectors, KernelAdapter, QueryAdapter, RegionWordAlignment, SemanticBias
 from .decoder import KernelContext
+from .embeddings import KEPT as KEPT_NAMES
 from .embeddings import CategoryEmbeddings
 from .labels import LabelSpace
 
@@ -157,6 +158,7 @@ class HubAdapter(nn.Module):
         if twice:
             raise ConfigError(f"two data sets of the hub are called '{twice[0]}'; names and sources must differ")
         self.datasets = after
+        self.embeddings.kept = KEPT_NAMES + len(after)  # a training step looks names up, however many data sets there are
         for dataset in new:
             if self.vectors is not None:
                 self.vectors.add(dataset.name, zero=zero)

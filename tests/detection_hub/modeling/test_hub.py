@@ -228,6 +228,15 @@ def test_memory_of_names_is_bounded() -> None:
     for i in range(40):
         embeddings(Vocabulary.from_names([f"name {i}"]))
     assert len(embeddings._kept) == 16
+    several = [DatasetContext.create(f"set {i}", [f"name {i}"]) for i in range(40)]
+    hub = tiny_hub(datasets=several, embeddings=embeddings)
+    for data in several:
+        hub.embeddings(data.vocabulary)
+    calls = []
+    embeddings._encode = calls.append
+    for data in several:
+        hub.embeddings(data.vocabulary)
+    assert not calls and len(embeddings._kept) <= 56, "all data sets' names are kept, and a few others"
 
 
 # ---- what evaluation keeps --------------------------------------------------------------------------------------------
@@ -331,6 +340,7 @@ def test_tuning_trains_one_vector_and_one_bias() -> None:
     optimizer.step()
     changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert changed == {"hub.vectors.vectors.night", "hub.vectors.biases.night"}
+    assert [m for m in model.modules() if m.training] == [model], "what is frozen stays as in prediction: dropout, batch norms"
     with pytest.raises(DataError, match="no data set 'day'"):
         model.tune_only("day")
     with pytest.raises(ConfigError, match="arm 'lang'"):
