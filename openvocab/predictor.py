@@ -264,10 +264,12 @@ def give_embeddings(model: nn.Module, embeddings: torch.Tensor) -> None:
         set_class_embeddings(model, embeddings)
 
 
-def resize_of(cfg: DictConfig) -> list[T.Augmentation | T.Transform]:
-    """Return the resize of the config's first test loader; a default, with a warning, if it has none."""
+def resize_of(cfg: DictConfig, dataset: str | None = None) -> list[T.Augmentation | T.Transform]:
+    """Return the resize of the config's test loader of `dataset`, else of its first; a default, with a warning, if it has none."""
     tests = cfg.get("dataloader", {}).get("test") or {}
-    for entry in tests.values() if hasattr(tests, "values") else tests:
+    named = hasattr(tests, "values")
+    own = [tests[dataset]] if named and dataset is not None and dataset in tests else []
+    for entry in [*own, *(tests.values() if named else tests)]:
         mapper = (entry.get("loader") or {}).get("mapper")
         if mapper is not None and mapper.get("augmentations"):
             return [instantiate(a) for a in mapper.augmentations]
@@ -311,7 +313,8 @@ def load_predictor(
         overrides: changes to the config, such as "model.prior=null".
         embeddings: text embeddings with their names (see `openvocab.text.load_text_embeddings`), for a model that takes class
             embeddings and has no text encoder of its own; these names and no others can then be asked for.
-        dataset: one that the model knows, from its config or its weights; see `Predictor.set_dataset`.
+        dataset: one that the model knows, from its config or its weights; see `Predictor.set_dataset`. Pictures are resized as
+            in its tests, where the config has some.
 
     Raises:
         ConfigError: for an unknown name, device or override.
@@ -341,7 +344,7 @@ def load_predictor(
         logger.warning("the config '%s' names no weights, so its model is random; pass weights=PATH", name)
     predictor = Predictor(
         model=model,
-        augmentations=resize_of(cfg),
+        augmentations=resize_of(cfg, dataset),
         score_threshold=DEFAULT_THRESHOLD if score_threshold is None else score_threshold,
         vocabulary=_vocabulary_of(content, entry) if table is None else table.vocabulary,
         embed=None if table is None else table.select,

@@ -6,11 +6,13 @@
     python tools/demo.py --input photo.jpg --caption "a man with a red umbrella"
     python tools/demo.py --input photo.jpg --model M --weights W --question "what color is the umbrella?"
     python tools/demo.py --input photo.jpg --model M --weights W --caption
+    python tools/demo.py --input photo.jpg --model M --weights W --masks --text "cat. remote control."
     python tools/demo.py --input folder/ --model my_regionclip.py --weights rn50.safetensors --embeddings lvis.npz
+    python tools/demo.py --input photo.jpg --model my_hub.py --weights hub.pth --dataset aquarium
 
 Prints a table a picture and writes annotated copies to the output folder, with masks where the model gives them (the json then has
-them as COCO run lengths), or with an answer or a caption and the boxes of its words (M and W: a model with heads for that, and
-weights that were trained for it); inputs are never overwritten.
+them as COCO run lengths), or with an answer or a caption and the boxes of its words; inputs are never overwritten. M and W: a
+model with heads for that, and weights that were trained for it; others, as the default's, say what they were trained for.
 Of several files, bad ones are counted and left out. Exit code: 0; 1 if all of several files were bad; 2, with one sentence,
 if the command itself cannot be done.
 """
@@ -54,6 +56,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--caption", nargs="?", const=WRITE, metavar="SENTENCE", help="a sentence whose noun phrases are found; alone: write one"
     )
     words.add_argument("--question", metavar="SENTENCE", help="a question about each picture")
+    parser.add_argument("--masks", action="store_true", help="refuse weights that give none (those that do are asked anyway)")
     parser.add_argument("--model", default="default", help="a name of the zoo ('default', 'bridge'), or a config")
     parser.add_argument("--weights", metavar="FILE", help="a weight file instead of the model's own")
     parser.add_argument(
@@ -230,8 +233,8 @@ def jobs_of(args: argparse.Namespace, words: Any) -> list[tuple[Path, Any]]:
     return [(path, words) for path in find_inputs(args.input)]
 
 
-def check_asked(predictor: Any, asked: Any, jobs: list[tuple[Path, Any]]) -> None:
-    """Refuse a question, or the wish for a caption, that cannot be met.
+def check_asked(predictor: Any, asked: Any, jobs: list[tuple[Path, Any]], masks: bool = False) -> None:
+    """Refuse a question, or the wish for a caption or for masks, that cannot be met.
 
     Raises:
         ConfigError, WeightsError: for a model that says nothing, or weights that were not trained for it.
@@ -240,10 +243,14 @@ def check_asked(predictor: Any, asked: Any, jobs: list[tuple[Path, Any]]) -> Non
     from openvocab.media import is_video
     from openvocab.speaking import check_trained
 
-    if asked is None:
+    if asked is None and not masks:
         return
     if not hasattr(predictor, "answer"):
-        raise ConfigError("--model bridge only names regions; --question and --caption need a model with heads for them")
+        raise ConfigError("--model bridge only names regions; --question, --caption and --masks need a model with heads for them")
+    if masks:
+        check_trained(predictor.model, "masks")
+    if asked is None:
+        return
     check_trained(predictor.model, "caption" if asked is WRITE else "vqa")
     video = next((path for path, _ in jobs if is_video(path)), None)
     if video is not None:
@@ -282,9 +289,11 @@ def main(argv: list[str] | None = None) -> int:
     options = {"device": args.device, "weights": args.weights, "score_threshold": args.threshold, "dataset": args.dataset}
     predictor = load_predictor(args.model, embeddings=table_of(args, words), **options)
     asked = WRITE if args.caption is WRITE else args.question
-    check_asked(predictor, asked, jobs)
+    check_asked(predictor, asked, jobs, args.masks)
     if not args.samples and words is None and predictor.vocabulary is None and asked is None:
-        raise VocabularyError("say what to look for: --text 'cat. dog.', --vocabulary coco, or --caption 'a sentence'")
+        known = getattr(getattr(getattr(predictor, "model", None), "hub", None), "datasets", None)  # of a hub of data sets
+        more = f"; or --dataset, one of {', '.join(known)}" if known else ""
+        raise VocabularyError(f"say what to look for: --text 'cat. dog.', --vocabulary coco, or --caption 'a sentence'{more}")
     args.output.mkdir(parents=True, exist_ok=True)
     overlap = args.overlap if isinstance(predictor, Predictor) else 1.0  # the bridge gives one box several names
     demo = Demo(predictor, Names(args.output, [path for path, _ in jobs]), args.top, overlap, asked)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from inspect import signature
 
+from detectron2.data import MetadataCatalog
+
 from detection_hub.context import DatasetContext, Flags
-from openvocab.data import get_vocabulary
+from openvocab.data import ensure_registered, get_vocabulary
 from openvocab.errors import ConfigError, DataError, VocabularyError, nearest
 from openvocab.vocabulary import Vocabulary
 
 from .derived import DerivedSet
 
+logger = logging.getLogger(__name__)
 RESERVED = ("hub", "mean")  # rows of results
 AUTO = "auto"
 MIN_SIZES, MAX_SIZE, TEST_SIZE = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800), 1333, 800  # Sparse R-CNN's
@@ -158,8 +162,15 @@ class HubDataset:
 
     @property
     def evaluator_name(self) -> str:
-        """What a checkpoint keeps of `evaluator`."""
-        return self.evaluator if isinstance(self.evaluator, str) else getattr(self.evaluator, "__qualname__", str(self.evaluator))
+        """What a checkpoint keeps of `evaluator`; for "auto" what the catalog says, or "auto" where the test split is not there."""
+        if not isinstance(self.evaluator, str):
+            return getattr(self.evaluator, "__qualname__", str(self.evaluator))
+        if self.evaluator != AUTO:
+            return self.evaluator
+        try:
+            return "coco" if self.test is None else catalog_evaluator(self.test)
+        except DataError:
+            return AUTO
 
     def context(self) -> DatasetContext:
         """Return what the detector must know of it.
@@ -184,6 +195,18 @@ class HubDataset:
 def registered(source: Split) -> str:
     """Return the name of a split, which is made and registered now if it is derived."""
     return source if isinstance(source, str) else source.register()
+
+
+def catalog_evaluator(split: Split) -> str:
+    """Return the `evaluator_type` of a split in detectron2's catalog; a derived set is a COCO json.
+
+    Raises:
+        DataError: for a split that nobody registered and that is not found by its name.
+    """
+    if not isinstance(split, str):
+        return "coco"
+    ensure_registered(split)
+    return MetadataCatalog.get(split).get("evaluator_type") or "coco"
 
 
 class Hub:
@@ -248,8 +271,20 @@ class Hub:
 
 
 def hub_contexts(*, datasets: Sequence[HubDataset | Mapping]) -> list[DatasetContext]:
-    """For configs: the contexts of data sets, checked together."""
-    return Hub(datasets).contexts()
+    """For configs: the contexts of data sets, checked together.
+
+    A data set whose names stand in a split that is not here, and nowhere else, is left out with a warning: a trained hub's weights
+    bring it along, and predict with no data set on the disk. Its loaders refuse all the same.
+    """
+    found = []
+    for row in Hub(datasets):
+        try:
+            found.append(row.context())
+        except DataError as error:
+            if row.classes is not None:
+                raise
+            logger.warning("the names of '%s' must come from the weights, or from classes=[...]: %s", row.name, error)
+    return found
 
 
 def read_dataset(value: Mapping) -> HubDataset:

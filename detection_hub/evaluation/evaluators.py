@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
 
 from detection_hub.data import HubDataset
-from detection_hub.data.dataset import AUTO, registered
+from detection_hub.data.dataset import AUTO, catalog_evaluator, registered
 from detection_hub.data.records import places_in
 from openvocab.data import get_vocabulary
 from openvocab.errors import ConfigError, DataError, nearest
@@ -33,9 +32,7 @@ def evaluator_of(dataset: HubDataset) -> str | Callable:
         raise DataError(f"the data set '{dataset.name}' of the hub has no split to be tested on: give it test=...")
     kind = dataset.evaluator
     if kind == AUTO:
-        name = registered(dataset.test)
-        get_vocabulary(name)  # registers what is known by its name alone
-        kind = MetadataCatalog.get(name).get("evaluator_type") or "coco"
+        kind = catalog_evaluator(dataset.test)
     if isinstance(kind, str) and kind not in EVALUATORS:
         raise ConfigError(
             f"'{dataset.name}': there is no evaluator '{kind}'.{nearest(kind, EVALUATORS)} Known: {', '.join(EVALUATORS)}; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +13,12 @@ import pytest
 import torch
 import yaml
 from detectron2.config import LazyCall as L
+from PIL import Image
 
 from detection_hub.data import HubDataset
 from detection_hub.tune import tuning_config
 from openvocab import load_predictor
-from openvocab.config import load_config
+from openvocab.config import instantiate, load_config
 from openvocab.data.catalog import unregister
 from openvocab.engine import train
 from openvocab.errors import ConfigError, DataError, WeightsError, cli_main
@@ -103,6 +105,53 @@ def test_it_predicts_with_no_data_set_on_the_disk(trained: tuple, tmp_path: Path
         predictor.set_dataset("nigt")
 
 
+OWN_SETS = """
+from detectron2.config import LazyCall as L
+from detection_hub.data import HubDataset
+from detection_hub.lazy import hub_dataloader, hub_datasets
+from tests.detection_hub.test_training import tiny_model
+
+_sizes = dict(min_sizes=[48], max_size=64)
+_sets = [
+    L(HubDataset)(name="night", train="NAME", test="NAME", test_size=48, **_sizes),
+    L(HubDataset)(name="day", classes=["cup"], test="nowhere_val", test_size=32, **_sizes),
+]
+model = L(tiny_model)(datasets=hub_datasets(_sets))
+dataloader = hub_dataloader(_sets, total_batch_size=2)
+train = dict(device="cpu")
+"""
+
+
+def test_a_config_whose_names_stand_in_its_data_sets_predicts_without_them(
+    tmp_path: Path,
+    register: Callable,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    name, config, weights = "night_b", tmp_path / "own.py", tmp_path / "hub.pth"
+    register(name, [[(0, 5, 5, 20, 15)], [(1, 3, 4, 10, 12)]], ["owl", "bat"])
+    config.write_text(OWN_SETS.replace("NAME", name))
+    trained = awake(instantiate(load_config(config).model)).eval()
+    image = tiny_picture(64, 96).permute(1, 2, 0).numpy()
+    with torch.no_grad():
+        trained([{"image": tiny_picture(64, 64), "dataset": "night"}])
+    assert trained.hub.datasets["night"].evaluator == "coco" and trained.hub.datasets["day"].evaluator == "auto"
+    torch.save({"model": trained.state_dict()}, weights)
+    with_data = load_predictor(config, weights=weights, dataset="night", score_threshold=0.0, device="cpu")(image)
+    unregister(name)
+    shutil.rmtree(tmp_path / name)
+    predictor = load_predictor(config, weights=weights, dataset="night", score_threshold=0.0, device="cpu")
+    assert "the names of 'night' must come from the weights" in caplog.text
+    alone = predictor(image)
+    assert list(alone.names) == list(with_data.names) and set(alone.names) <= {"owl", "bat"} and len(alone.names) > 0
+    assert torch.equal(torch.as_tensor(alone.boxes), torch.as_tensor(with_data.boxes))
+    sizes = {n: load_predictor(config, weights=weights, dataset=n)._input(image)["image"].shape[1] for n in ("night", "day")}
+    assert sizes == {"night": 43, "day": 32}, "each data set has its own size: short sides 48 and 32, long sides up to 64"
+    data = load_config(config).dataloader
+    for part, lost in ((data.train, name), (data.test.day.loader, "nowhere_val")):
+        with pytest.raises(DataError, match=f"no data set '{lost}'"):
+            instantiate(part)
+
+
 def test_models_without_data_sets_say_so() -> None:
     with pytest.raises(ConfigError, match="ColourDetector knows no data sets"):
         Predictor(model=ColourDetector(), augmentations=[]).set_dataset("night")
@@ -118,11 +167,11 @@ def test_weights_that_do_not_fit(trained: tuple[Path, Path], tmp_path: Path) -> 
 # ---- tools/hub.py -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Run the tool in this process; return its exit code."""
-    spec = importlib.util.spec_from_file_location("hub_under_test", ROOT / "tools" / "hub.py")
+def tool_call(name: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run a tool in this process; return its exit code."""
+    spec = importlib.util.spec_from_file_location(f"{name}_of_a_hub_under_test", ROOT / "tools" / f"{name}.py")
     tool = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, tool)
     spec.loader.exec_module(tool)
     monkeypatch.syspath_prepend(str(ROOT))
 
@@ -132,6 +181,11 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
         return left.value.code
 
     return run
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    return tool_call("hub", monkeypatch)
 
 
 def listed(tmp_path: Path, *rows: dict) -> Path:
@@ -200,6 +254,37 @@ def test_own_folders_are_registered(trained: tuple, tmp_path: Path, call: Callab
     files = ["--config-file", trained[0], "--weights", trained[1], "--hub", sets, "--register", tmp_path / "folders.yaml"]
     assert call("tune", *files, "--output", tmp_path / "out", "--steps", 1, "--device", "cpu") == 0
     assert "dataset='owls'" in capsys.readouterr().out
+
+
+def test_the_demo_looks_as_a_data_set_does(
+    trained: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    config, weights = trained
+    demo, photo, result = tool_call("demo", monkeypatch), tmp_path / "photo.png", tmp_path / "found.json"
+    Image.fromarray(tiny_picture(64, 96).permute(1, 2, 0).numpy()).save(photo)
+    command = ["--input", photo, "--model", config, "--device", "cpu", "--threshold", 0, "--overlap", 1, "--output", tmp_path / "o"]
+
+    def found(*args: object) -> list[tuple]:
+        assert demo(*command, "--weights", weights, "--json", result, *args) == 0
+        rows = json.loads(result.read_text())["results"][0]["detections"]
+        return [(d["name"], round(d["score"], 3), [round(v) for v in d["box"]]) for d in rows]
+
+    own = found("--dataset", "animals")
+    predictor = load_predictor(config, weights=weights, dataset="animals", score_threshold=0.0, device="cpu")
+    expected = predictor(photo)
+    assert own and [row[0] for row in own] == list(expected.names) and {row[0] for row in own} <= {"cat", "dog", "zebra"}
+    assert found("--dataset", "animals_train") == own, "a split of it"
+    cups = [found("--text", "cup. dog.", *more) for more in ([], ["--dataset", "animals"], ["--dataset", "things"])]
+    assert all({row[0] for row in rows} <= {"cup", "dog"} for rows in cups) and cups[0] != cups[1] != cups[2] != cups[0]
+    assert found("--dataset", "things") == cups[2]
+    capsys.readouterr()
+    for more, words in (
+        (["--weights", weights, "--dataset", "animal"], "no data set 'animal'. Did you mean 'animals'"),
+        (["--weights", weights], "or --dataset, one of animals, things"),
+    ):
+        assert demo(*command, *more) == 2
+        said = capsys.readouterr().err
+        assert words in said and said.count("\n") == 1, said
 
 
 def truth_folder(name: str) -> str:
