@@ -85,8 +85,12 @@ def build_adamw(
     bias_weight_decay: float | None = 0.0,
     bias_lr_factor: float = 1.0,
     overrides: Mapping[str, Mapping[str, float]] | None = None,
+    weight_decay_schedule: ParamScheduler | None = None,
 ) -> torch.optim.AdamW:
-    """Return AdamW (arXiv 1711.05101) on `param_groups`; `model` is filled in by the training script."""
+    """Return AdamW (arXiv 1711.05101) on `param_groups`; `model` is filled in by the training script.
+
+    `weight_decay_schedule` is a factor on every weight decay over [0, 1) of the run, see `LearningRate`; None keeps them.
+    """
     groups = param_groups(
         model,
         lr=lr,
@@ -96,7 +100,9 @@ def build_adamw(
         bias_lr_factor=bias_lr_factor,
         overrides=overrides,
     )
-    return torch.optim.AdamW(groups, lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay)
+    optimizer.weight_decay_schedule = weight_decay_schedule
+    return optimizer
 
 
 def build_sgd(
@@ -127,22 +133,30 @@ def build_sgd(
 class LearningRate(HookBase):
     """Before step i the rate of every group is its base rate times schedule(i / max_iter).
 
-    There is no state: the rate is right after a resume, and a longer `max_iter` stretches the schedule.
+    So is its weight decay, where the optimizer has a `weight_decay_schedule` (see `build_adamw`). There is no state: both are right
+    after a resume, and a longer `max_iter` stretches the schedules.
 
     Args:
-        optimizer: its present rates are the base rates.
+        optimizer: its present rates, and weight decays, are the base ones.
         schedule: fvcore scheduler on [0, 1), such as detectron2's `WarmupParamScheduler`.
     """
 
     def __init__(self, *, optimizer: torch.optim.Optimizer, schedule: ParamScheduler) -> None:
         self.optimizer, self.schedule = optimizer, schedule
         self.base = [float(g["lr"]) for g in optimizer.param_groups]
+        self.decay_schedule: ParamScheduler | None = getattr(optimizer, "weight_decay_schedule", None)
+        self.base_decay = [float(g.get("weight_decay", 0.0)) for g in optimizer.param_groups]
         sizes = [sum(p.numel() for p in g["params"]) for g in optimizer.param_groups]
         self.shown = sizes.index(max(sizes))
 
     def before_step(self) -> None:
-        factor = float(self.schedule(self.trainer.iter / self.trainer.max_iter))
+        where = self.trainer.iter / self.trainer.max_iter
+        factor = float(self.schedule(where))
         for group, base in zip(self.optimizer.param_groups, self.base, strict=True):
             group["lr"] = base * factor
+        if self.decay_schedule is not None:
+            factor = float(self.decay_schedule(where))
+            for group, base in zip(self.optimizer.param_groups, self.base_decay, strict=True):
+                group["weight_decay"] = base * factor
         rate = self.optimizer.param_groups[self.shown]["lr"]
         self.trainer.storage.put_scalar("lr", rate, smoothing_hint=False)

@@ -18,7 +18,7 @@ from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
-from openvocab.data import CaptionPacking, DatasetMapper, TokenBudget, TokenPromptSampler, build_train_loader
+from openvocab.data import CaptionPacking, DatasetMapper, ScoredBoxes, TokenBudget, TokenPromptSampler, build_train_loader
 from openvocab.data.packing import captions_of
 from openvocab.engine import build_adamw
 
@@ -45,10 +45,11 @@ _test_mapper = {**_rgb_mapper, "image_format": "BGR"}
 
 
 def _sources(shares):
-    """Data set -> share; sets with a teacher's boxes get other captions around theirs."""
+    """Data set -> share; sets with a teacher's boxes bring those it is sure of, and get other captions around theirs."""
     rows = _plain(shares, _train_mapper)
     for row in (r for r in rows if r.name.endswith("_pseudo")):
         row.mapper = L(CaptionPacking)(mapper=_train_mapper, captions=L(captions_of)(dataset=row.name), budget=_budget)
+        row.select = L(ScoredBoxes)(min_score=0.5)
     return rows
 
 
@@ -63,7 +64,12 @@ optimizer = L(build_adamw)(
     weight_decay=1e-4,
     norm_weight_decay=None,
     bias_lr_factor=2.0,
-    overrides={"text_encoder": dict(lr_factor=0.1)},
+    # the released code takes for a bias what has "bias" anywhere in its name
+    overrides={
+        "text_encoder": dict(lr_factor=0.1),
+        "alignment.bias": dict(lr_factor=2.0, weight_decay=0.0),
+        "relative_position_bias_table": dict(lr_factor=2.0, weight_decay=0.0),
+    },
 )
 train.max_iter = 684_000  # 30 epochs of 1.46 M samples, 64 a step
 lr_multiplier = _warmed_up(

@@ -11,4 +11,5 @@ from .glipv2_base import dataloader, lr_multiplier, model, optimizer, train
 
 _swin = model.backbone.bottom_up
 _swin.embed_dim, _swin.num_heads, _swin.drop_path_rate = 352, (11, 22, 44, 88), 0.4
+_swin.frozen_stages = -1  # there is no trained one to start from
 train.output_dir = "output/glipv2_huge_pretrain"

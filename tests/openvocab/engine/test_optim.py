@@ -116,3 +116,21 @@ def test_the_rate_depends_on_the_iteration_alone():
     schedule = MultiStepParamScheduler([1.0, 0.1], milestones=[6, 10])
     assert rates(schedule, [7, 2, 7], 10) == pytest.approx([0.2, 2.0, 0.2])
     assert rates(schedule, [70], 100) == rates(schedule, [7], 10)
+
+
+def test_weight_decay_may_have_a_schedule_of_its_own():
+    model = Net()
+    schedule = MultiStepParamScheduler([1.0, 0.1, 0.01], milestones=[45, 59, 100])
+    optimizer = build_adamw(model=model, lr=1.0, weight_decay=0.2, weight_decay_schedule=schedule)
+    hook = LearningRate(optimizer=optimizer, schedule=MultiStepParamScheduler([1.0, 0.1], milestones=[67, 100]))
+    saved = optimizer.state_dict()
+    for iteration, rate, decay in ((0, 1.0, 0.2), (44, 1.0, 0.2), (45, 1.0, 0.02), (70, 0.1, 0.002), (3, 1.0, 0.2)):
+        hook.trainer = Clock(iteration, 100)
+        hook.before_step()
+        found = by_name(model, optimizer.param_groups)
+        assert found["text.weight"] == pytest.approx((rate, decay)) and found["text.bias"] == pytest.approx((rate, 0.0))
+        optimizer.load_state_dict(saved)  # as a resume does: the next step's decay depends on its number alone
+    plain = LearningRate(optimizer=build_adamw(model=model, lr=1.0, weight_decay=0.2), schedule=schedule)
+    plain.trainer = Clock(70, 100)
+    plain.before_step()
+    assert by_name(model, plain.optimizer.param_groups)["text.weight"] == pytest.approx((0.01, 0.2))
