@@ -44,7 +44,7 @@ COLORS, SHAPES = ("red", "blue", "yellow", "green"), ("circle", "square", "trian
 WORLD = ShapesWorld(
     image_size=SIDE, sizes=("large",), colors=COLORS, shapes=SHAPES, backgrounds=("plain", "shaded"), max_overlap=0.1
 )
-SENTENCES = replace(WORLD, num_objects=(3, 3), needs_sentence=True, colors=COLORS[:3], shapes=SHAPES[:3])
+SENTENCES = replace(WORLD, num_objects=(6, 6), sizes=("medium",), needs_sentence=True)
 PAIRS = replace(WORLD, num_objects=(2, 4))
 NOVEL = ("red square", "blue star", "yellow circle", "green heart", "red triangle")
 TAXONOMY = get_taxonomy("color_shape").keep([f"{c} {s}" for c in COLORS for s in SHAPES]).with_novel(NOVEL)
@@ -57,11 +57,11 @@ CONTRAST = {"contrast": True, "no contrast": False}
 class Budget:
     """Pictures of each set, and steps of each training."""
 
-    sentences: int = 1500
+    sentences: int = 2000
     pairs: int = 1000
     test: int = 300
-    sentence_steps: int = 500
-    pair_steps: int = 400
+    sentence_steps: int = 800
+    pair_steps: int = 600
     batch: int = 24
 
 
