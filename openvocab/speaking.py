@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +17,9 @@ from openvocab.prompting import Caption, noun_phrases
 if TYPE_CHECKING:
     from torch import nn
 
-HOW_TO_TRAIN = "python tools/train_net.py --config-file configs/glipv2/quick/shapes_tasks.py"
-DOING = {"vqa": "answer questions", "caption": "write captions"}
+TRAINED_BY = {"vqa": "shapes_tasks", "caption": "shapes_tasks", "masks": "shapes_masks"}
+"""For each task the quick config that trains weights for it."""
+DOING = {"vqa": "answer questions", "caption": "write captions", "masks": "give masks"}
 
 
 class Speaker:
@@ -67,15 +68,24 @@ class Speaker:
         return Detections(np.zeros((0, 4)), np.zeros(0), [], pixels.shape[:2], image=pixels, caption=text)
 
 
+def trained_tasks(model: nn.Module) -> tuple[str, ...]:
+    """Say what a model's weights were trained for, masks included (loaded weights bring all that a mask branch needs)."""
+    trained = tuple(getattr(model, "trained_tasks", ("detection",)))
+    detector = getattr(model, "detector", model)
+    parts = getattr(detector, "mask_branch", None), getattr(getattr(detector, "roi_heads", None), "mask_on", None)
+    return (*trained, "masks") if trained and any(parts) else trained
+
+
 def check_trained(model: nn.Module, task: str) -> None:
-    """Raise WeightsError unless a model's weights were trained for a task."""
-    trained: Sequence[str] = getattr(model, "trained_tasks", ("detection",))
+    """Raise WeightsError unless a model's weights were trained for a task, a key of `DOING`."""
+    trained = trained_tasks(model)
     if task in trained:
         return
-    known = ", ".join(trained) or "nothing"
+    known, config = ", ".join(trained) or "nothing", TRAINED_BY[task]
     raise WeightsError(
-        f"these weights cannot {DOING[task]}: they were trained for {known}. Train some with: {HOW_TO_TRAIN}; then give its "
-        "config as the model, and its output/quick_shapes_tasks/model_final.pth as the weights"
+        f"these weights cannot {DOING[task]}: they were trained for {known}. Train some with: python tools/train_net.py "
+        f"--config-file configs/glipv2/quick/{config}.py; then give its config as the model, and its "
+        f"output/quick_{config}/model_final.pth as the weights"
     )
 
 

@@ -78,6 +78,7 @@ def test_the_demo_shows_and_writes_them(predictor: Predictor, pixels: np.ndarray
     path = tmp_path / "a.png"
     Image.fromarray(pixels).save(path)
     (tmp_path / "out").mkdir()
+    demo.check_asked(predictor, None, [], masks=True)  # there is a mask branch: nothing to refuse
     entry = demo.Demo(predictor, demo.Names(tmp_path / "out", [path]), top=2).picture(path, "cat.")
     again = Detections.from_dict(entry)
     assert again.masks.shape == (2, 60, 80)

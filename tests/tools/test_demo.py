@@ -152,6 +152,7 @@ def test_a_video(run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -
         (["--caption", ""], PromptError, "caption is"),
         (["--caption"], WeightsError, "cannot write captions: they were trained for detection"),
         (["--question", "why?"], WeightsError, "cannot answer questions.*shapes_tasks.py"),
+        (["--text", "red.", "--masks"], WeightsError, "cannot give masks: they were trained for detection.*shapes_masks.py"),
         (["--question", "why?", "--caption"], ConfigError, "not allowed with"),
         (["--vocabulary", "cocoo"], VocabularyError, "cocoo"),
         ([], VocabularyError, "say what to look for"),
@@ -167,6 +168,18 @@ def test_a_video(run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -
 def test_bad_options(run: Callable, pictures: Path, args: list[str], error: type[OpenVocabError], message: str) -> None:
     with pytest.raises(error, match=message):
         run("--input", pictures / "a.png", *args)
+
+
+def test_the_default_says_what_it_was_trained_for(demo: ModuleType) -> None:
+    """Asked for each of the other tasks, the shipped weights name the one they know; asked for boxes, they are silent."""
+    from openvocab import load_predictor
+
+    default = load_predictor("default", device="cpu")
+    questions = ((None, True, "give masks"), ("why?", False, "answer questions"), (demo.WRITE, False, "write captions"))
+    for asked, masks, words in questions:
+        with pytest.raises(WeightsError, match=f"^these weights cannot {words}: they were trained for detection. Train some with:"):
+            demo.check_asked(default, asked, [], masks)
+    demo.check_asked(default, None, [])
 
 
 def test_bad_inputs(run: Callable, pictures: Path, tmp_path: Path) -> None:
