@@ -12,7 +12,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from openvocab.errors import ConfigError, PromptError, VocabularyError
+from openvocab.errors import ConfigError, DataError, PromptError, VocabularyError
 from openvocab.prompting import Caption, build_caption, token_map
 from openvocab.text import LanguageFeatures, TokenBatch
 from openvocab.vocabulary import Vocabulary
@@ -172,6 +172,7 @@ class GLIPv2(nn.Module):
 
         Raises:
             VocabularyError: if there is nothing to look for.
+            DataError: if a box is of a phrase that the caption does not have.
         """
         if self.training:
             return self._losses(batched_inputs, [self._caption(x) for x in batched_inputs])
@@ -284,7 +285,10 @@ class GLIPv2(nn.Module):
         return PicturePhrases(phrase_tokens, names, x["instances"].gt_classes.to(self.device), not given)
 
     def _target(self, x: dict, phrase_tokens: Tensor) -> Targets:
-        truth = x["instances"]
+        truth, phrases = x["instances"], len(phrase_tokens)
+        if len(truth) and int(truth.gt_classes.max()) >= phrases:
+            number = int(truth.gt_classes.max())
+            raise DataError(f"a box is of phrase {number}, counted from 0, but its picture's text has {phrases} of them")
         ignore = x.get("ignore_boxes")
         return Targets(
             boxes=truth.gt_boxes.tensor.to(self.device, torch.float32),

@@ -16,6 +16,7 @@ from torch import nn
 from openvocab.config import instantiate
 from openvocab.errors import ConfigError, WeightsError, nearest
 from openvocab.io import atomic_write, load_into, load_weights
+from openvocab.text.identity import check_encoder
 
 from .checkpoint import Checkpointer, RunState
 from .ema import ModelEma
@@ -45,7 +46,9 @@ def _build_model(cfg: DictConfig, settings: TrainSettings, device: torch.device)
         raise ConfigError(f"'model' of the config builds a {type(model).__name__}, not a torch module")
     if settings.init_checkpoint:
         try:
-            result = load_into(model, load_weights(settings.init_checkpoint).tensors)
+            content = load_weights(settings.init_checkpoint)
+            check_encoder(model, content.metadata, "this file")
+            result = load_into(model, content.tensors)
         except WeightsError as error:
             raise WeightsError(f"train.init_checkpoint={settings.init_checkpoint}: {error}") from error
         logger.info("%s: %s", settings.init_checkpoint, result)

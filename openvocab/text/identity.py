@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+from openvocab.errors import WeightsError
 
 if TYPE_CHECKING:
     from .base import TextEncoder
@@ -49,6 +52,23 @@ def _after_load(encoder: TextEncoder, incompatible: object) -> None:
     identity, checksum = encoder._signed
     now = weights_checksum(encoder)
     encoder.identity = identity if now == checksum else f"{identity}+{now}"
+
+
+def check_encoder(model: nn.Module, metadata: Mapping[str, str], source: str) -> None:
+    """Make sure that weights which name the text encoder they were trained with, and its tokenizer, get into a model with that one.
+
+    Args:
+        model: with its `text_encoder`, or with a `detector` that has it; any other is not looked at.
+        metadata: of the weights; "text_encoder" is its identity.
+        source: the weights, for the message.
+
+    Raises:
+        WeightsError: if it is another one.
+    """
+    trained, part = metadata.get("text_encoder"), getattr(model, "detector", model)
+    own = getattr(getattr(part, "text_encoder", None), "identity", None)
+    if trained and own and trained != own:
+        raise WeightsError(f"{source} was trained with the text encoder '{trained}', this model has '{own}': use that one")
 
 
 def file_digest(path: Path) -> str:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from openvocab.errors import ConfigError, PromptError, VocabularyError
+from openvocab.errors import ConfigError, DataError, PromptError, VocabularyError
 from openvocab.prompting import Caption
 from openvocab.vocabulary import Vocabulary
 
@@ -127,6 +127,16 @@ def test_pictures_without_boxes_train(tiny) -> None:
     losses = tiny().train()([empty])
     sum(losses.values()).backward()
     assert losses["loss_box"] == 0 and losses["loss_alignment"] > 0
+
+
+def test_a_box_of_a_phrase_that_is_not_there_is_refused(tiny) -> None:
+    x = sample(64, 64, ["cat", "dog"])
+    x["instances"].gt_classes[1] = 2
+    one = {**x, "vocabulary": None, "caption": Caption("a cat here", (((2, 5),),))}
+    none = {**one, "caption": Caption("a cat here", ())}
+    for wrong, message in ((x, "phrase 2, .* has 2 of them"), (one, "has 1 of them"), (none, "has 0 of them")):
+        with pytest.raises(DataError, match=message):
+            tiny().train()([wrong])
 
 
 def test_ignored_regions_do_not_count(tiny) -> None:

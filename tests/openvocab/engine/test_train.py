@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from detectron2.config import LazyCall as L
 
 from openvocab.engine import Interrupted, evaluate_config, train
 from openvocab.errors import ConfigError, EvaluationError, WeightsError
+from openvocab.io import save_weights
 
 from .toys import ToyDetector, ToyEvaluator, toy_config, toy_mapper, toy_records
 
@@ -122,6 +124,14 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
     torch.save({"other": torch.ones(2)}, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match="other.pth|fit"):
         train(toy_config(tmp_path, init_checkpoint=str(tmp_path / "other.pth")))
+
+
+def test_weights_of_another_text_encoder_are_refused(tmp_path, monkeypatch):
+    weights = tmp_path / "w.safetensors"
+    save_weights(weights, ToyDetector().state_dict(), {"text_encoder": "bert:theirs"})
+    monkeypatch.setattr(ToyDetector, "text_encoder", SimpleNamespace(identity="bert:ours"), raising=False)
+    with pytest.raises(WeightsError, match="w.safetensors: .* text encoder 'bert:theirs', this model has 'bert:ours'"):
+        train(toy_config(tmp_path, init_checkpoint=str(weights)))
 
 
 def test_test_sets_in_other_forms(tmp_path):

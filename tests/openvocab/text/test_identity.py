@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from openvocab.errors import WeightsError
 from openvocab.testing.tiny import TINY_BERT
 from openvocab.text import BertTextEncoder, HashedTextEncoder
-from openvocab.text.identity import file_digest, weights_checksum
+from openvocab.text.identity import check_encoder, file_digest, weights_checksum
 
 
 @pytest.fixture
@@ -78,3 +79,14 @@ def test_a_file_is_read_again_once_it_has_changed(tmp_path: Path) -> None:
     path.write_bytes(b"two")
     os.utime(path, (1, 1))
     assert file_digest(path) != first and len(first) == 12
+
+
+def test_weights_of_another_tokenizer_are_refused(encoder: BertTextEncoder) -> None:
+    model, outer, plain = nn.Module(), nn.Module(), nn.Linear(1, 1)
+    model.text_encoder, outer.detector = encoder, model
+    for detector in (model, outer):
+        with pytest.raises(WeightsError, match="w.pth was trained with the text encoder 'bert:other', this model has 'bert:random"):
+            check_encoder(detector, {"text_encoder": "bert:other"}, "w.pth")
+        check_encoder(detector, {"text_encoder": encoder.identity}, "w.pth")
+        check_encoder(detector, {}, "w.pth")
+    check_encoder(plain, {"text_encoder": "bert:other"}, "w.pth")
