@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 import torch
+from detectron2.config import instantiate
 
 from glipv2.convert import from_official, official_key
 from glipv2.modeling import Targets
+from openvocab.config import load_config
 from openvocab.errors import WeightsError
 from openvocab.testing.golden import assert_close, assert_near, golden_path
 
 from .glip_model import build, load, tokens
 
+ROOT = Path(__file__).resolve().parents[2]
 LEGACY = torch.tensor([0.0, 0.0, 1.0, 1.0])  # recorded boxes count their last pixel as inside
 GRADIENT = 3e-3  # share of a gradient's norm
 CASES = ["glip_fused", "glip_a"]
@@ -135,6 +141,21 @@ def test_all_official_keys_are_known(name: str) -> None:
     converted, report = from_official({f"module.{k}": torch.zeros(1) for k in keys})
     assert report.unexpected == []
     assert len(converted) + len(report.dropped) == len(keys)
+
+
+@pytest.mark.parametrize("name", ["glip_a_tiny", "glip_tiny", "glip_large"])
+def test_full_size_tensors_fit_the_configs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every recorded tensor has its place and shape in the model of that config, and no parameter is left without one."""
+    linspace = torch.linspace
+    monkeypatch.setattr(torch, "linspace", lambda *a, **k: linspace(*a, **{**k, "device": "cpu"}))  # Swin reads its values
+    rows = [row.split("\t") for row in golden_path(f"glip/keys_{name}.txt").read_text().splitlines() if "\t" in row]
+    with torch.device("meta"):  # sizes without their memory
+        official = {f"module.{row[0]}": torch.empty(ast.literal_eval(row[1])) for row in rows}
+        model = instantiate(load_config(ROOT / f"configs/glipv2/models/{name}.py").model)
+    converted, report = from_official(official)
+    own = {n: tuple(t.shape) for n, t in model.state_dict().items()}
+    assert report.unexpected == [] and {n: own.get(n) for n in converted} == {n: tuple(t.shape) for n, t in converted.items()}
+    assert {n for n, _ in model.named_parameters()} <= set(converted)
 
 
 def test_a_stranger_is_refused() -> None:

@@ -2,7 +2,7 @@
 
 Weights are random: official ones are converted with `glipv2.convert.from_official`. `official=True` settings are the published
 arithmetic: padding takes part, offsets are read as the released kernel does, boxes count the last pixel as inside.
-GLIP-A: `fusion=None, language=None` in every block and `model.head.fused_words=False`.
+GLIP-T (A), which fuses nothing: `glip_a_tiny.py`.
 """
 
 from detectron2.config import LazyCall as L
