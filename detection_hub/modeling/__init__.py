@@ -4,6 +4,7 @@ from .adapters import DatasetVectors, KernelAdapter, QueryAdapter, RegionWordAli
 from .boxes import initial_boxes, to_pixels
 from .decoder import HUB_DECODER_REGISTRY, DecoderStage, DynamicConv, DynamicHead, KernelContext, StageOutput, build_decoder
 from .detector import DetectionHub
+from .detr import DetrDecoder
 from .embeddings import CategoryEmbeddings
 from .hub import ARMS, HubAdapter, HubContext, read_metadata
 from .labels import LabelSpace
@@ -20,6 +21,7 @@ __all__ = [
     "DatasetVectors",
     "DecoderStage",
     "DetectionHub",
+    "DetrDecoder",
     "DynamicConv",
     "DynamicHead",
     "HubAdapter",

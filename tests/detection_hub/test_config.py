@@ -54,6 +54,13 @@ def test_a_yaml_model_trains_and_detects(tmp_path: Path) -> None:
         assert len(model.eval()([sample("animals")])[0]["instances"]) <= 3
 
 
+def test_another_decoder_from_yaml(tmp_path: Path) -> None:
+    model = build_model(config(tmp_path, "MODEL.DETECTION_HUB.DECODER", "DetrDecoder"))
+    assert (type(model.head).__name__, model.head.num_stages, model.head.stride) == ("DetrDecoder", 2, 32)
+    sum(model.train()([sample("animals")]).values()).backward()
+    assert model.head.place.weight.grad.abs().sum() > 0
+
+
 def test_sparse_rcnn_from_yaml(tmp_path: Path) -> None:
     hub = "MODEL.DETECTION_HUB."
     model = build_model(config(tmp_path, f"{hub}ARM", "none", f"{hub}NUM_CLASSES", 4))

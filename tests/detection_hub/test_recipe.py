@@ -65,3 +65,14 @@ def test_its_data_sets_are_read_where_they_lie(tmp_path: Path, monkeypatch: pyte
     judges = {name: instantiate(row.evaluator) for name, row in cfg.dataloader.test.items()}
     assert {n: type(j) for n, j in judges.items()} == {**dict.fromkeys(contexts, COCODetectionEvaluator), "lvis": LVISEvaluator}
     assert next(iter(instantiate(cfg.dataloader.test.openimages.loader)))[0]["image"].shape == (3, 800, 1067)
+
+
+def test_the_hub_of_small_sets_knows_its_names_with_nothing_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that its checkpoint predicts anywhere."""
+    for variable in ("OPENVOCAB_SHARED_DATA", "DETECTRON2_DATASETS"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    cfg = load_config("detection_hub/hubs/small_sets")
+    contexts = {c.name: c for c in instantiate(cfg.model.hub.datasets)}
+    names = {n: len(c.vocabulary) for n, c in contexts.items()}
+    assert names == {"aquarium": 7, "bccd": 3, "bccd_loose": 2, "coco_mini": 80, "deeppcb": 6, "pothole": 1, "raccoon": 1}
+    assert contexts["bccd_loose"].flags == (("loose", 1.0),) and contexts["bccd_loose"].evaluator == "coco"

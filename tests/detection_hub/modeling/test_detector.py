@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
-from torch import Tensor, nn
+from torch import nn
 
-from detection_hub.modeling import DetectionHub, KernelContext, StageOutput
+from detection_hub.modeling import HUB_DECODER_REGISTRY, DetectionHub, DetrDecoder, to_pixels
 from openvocab import Vocabulary
 from openvocab.errors import ConfigError, PromptError, VocabularyError
 from openvocab.predictor import Predictor
@@ -113,52 +110,22 @@ def test_the_predictor_takes_it() -> None:
 # ---- another query detector -------------------------------------------------------------------------------------------
 
 
-class DetrDecoder(nn.Module):
-    """DETR's decoder (arXiv 2005.12872) behind the hub's interface: global attention, no pooled regions, no kernels."""
-
-    def __init__(self, *, dim: int, num_stages: int) -> None:
-        super().__init__()
-        self.dim, self.num_stages = dim, num_stages
-        self.layers = nn.ModuleList(
-            nn.TransformerDecoderLayer(dim, 4, 2 * dim, dropout=0.0, batch_first=True) for _ in range(num_stages)
-        )
-        self.step = nn.Linear(dim, 4)
-        nn.init.zeros_(self.step.weight)
-
-    def forward(
-        self, features: Sequence[Tensor], boxes: Tensor, queries: Tensor, context: Sequence[KernelContext] | None
-    ) -> list[StageOutput]:
-        memory = features[-1]
-        memory = (memory + sines(memory)).flatten(2).transpose(1, 2)
-        scale = memory.new_tensor([features[0].shape[3], features[0].shape[2]] * 2) * 4
-        outputs = []
-        for k, layer in enumerate(self.layers):
-            asked = queries if context is None else queries * (1 + context[k].gain[:, None]) + context[k].offset[:, None]
-            queries = layer(asked, memory)
-            boxes = boxes + self.step(queries).tanh() * scale * 0.2
-            outputs.append(StageOutput(queries, boxes))
-        return outputs
-
-
-def sines(x: Tensor) -> Tensor:
-    """Sine and cosine of a map's rows and columns."""
-    _, c, h, w = x.shape
-    rate = torch.exp(-math.log(100.0) * torch.arange(c // 4) / (c // 4))[:, None, None]
-    rows, columns = torch.arange(h)[None, :, None] * rate, torch.arange(w)[None, None, :] * rate
-    parts = [f(v).expand(-1, h, w) for v in (rows, columns) for f in (torch.sin, torch.cos)]
-    return torch.cat(parts)[None]
+def detr(**changes: object) -> DetrDecoder:
+    return DetrDecoder(**{"stride": 16, "num_stages": STAGES, "dim": DIM, "num_heads": 4, "ffn_dim": 32, **changes})
 
 
 def test_another_query_detector_takes_the_same_adapters() -> None:
-    """What the README shows: the hub in front of a DETR decoder; a fresh hub changes nothing, a trained one learns."""
-    model = build_tiny(decoder=DetrDecoder(dim=DIM, num_stages=STAGES), in_features=("p2", "p4"))
+    """The hub in front of a DETR decoder: a fresh hub changes nothing, a trained one learns and tells data sets apart."""
+    model = build_tiny(decoder=detr(), in_features=("p2", "p4"))
     queries, boxes = model.init_proposal_features.weight, model.init_proposal_boxes.weight
     context = model.hub([model.hub.space({"dataset": "animals"}, None)], queries, boxes)
     features = [torch.randn(1, DIM, 16, 24), torch.randn(1, DIM, 4, 6)]
-    start = torch.rand(1, QUERIES, 4)
-    plain = model.head(features, start, queries[None], None)
-    adapted = model.head(features, start, context.queries, context.kernels)
+    start = to_pixels(boxes[None], [(64, 96)])
+    with torch.no_grad():
+        plain = model.head(features, start, queries[None], None)
+        adapted = model.head(features, start, context.queries, context.kernels)
     assert torch.equal(plain[-1].features, adapted[-1].features) and torch.equal(plain[-1].boxes, adapted[-1].boxes)
+    assert torch.allclose(plain[-1].boxes, start, atol=1e-4), "boxes start where they are"
     inputs = [sample("animals", 0), sample("things", 1)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     totals = []
@@ -169,4 +136,17 @@ def test_another_query_detector_takes_the_same_adapters() -> None:
         optimizer.step()
         totals.append(float(total.detach()))
     assert totals[-1] < 0.9 * totals[0]
+    parts = {**dict(model.hub.named_parameters()), **dict(model.head.named_parameters())}
+    assert not [n for n, p in parts.items() if p.requires_grad and p.grad is None]
     assert float(model.hub.query_adapter.attention.out_proj.weight.detach().abs().max()) > 0
+    x = {"image": inputs[0]["image"], "vocabulary": ["dog"]}
+    with torch.no_grad():
+        one, other = (model.eval()([{**x, "dataset": n}])[0]["instances"].scores for n in ("animals", "things"))
+    assert not torch.equal(one, other)
+
+
+def test_what_a_detr_decoder_cannot_be() -> None:
+    assert HUB_DECODER_REGISTRY.get("DetrDecoder") is DetrDecoder
+    for changes in ({"num_stages": 0}, {"num_heads": 3}, {"dim": 18, "num_heads": 3}):
+        with pytest.raises(ConfigError, match="must be at least 1, and num_heads="):
+            detr(**changes)
