@@ -14,12 +14,12 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
 from openvocab.errors import ConfigError
+from openvocab.modeling.roi_align import BagROIPooler
 
 HUB_DECODER_REGISTRY = Registry("HUB_DECODER")
 HUB_DECODER_REGISTRY.__doc__ = """
@@ -218,7 +218,7 @@ class DynamicHead(nn.Module):
         if num_stages < 1 or dim % num_heads:
             raise ConfigError(f"num_stages={num_stages} must be at least 1, and num_heads={num_heads} a divisor of dim={dim}")
         self.dim, self.num_stages, self.num_classes = dim, num_stages, num_classes
-        self.pooler = ROIPooler(pooled_size, [1.0 / s for s in strides], sampling_ratio, "ROIAlignV2")
+        self.pooler = BagROIPooler(pooled_size, [1.0 / s for s in strides], sampling_ratio)
         stage = DecoderStage(
             dim=dim,
             num_heads=num_heads,

@@ -6,8 +6,7 @@ on 196 cells of each of 1,000 regions. Average pooling behind ROIAlign is linear
 
 In float32 the 3 x 3 convolutions are Winograd's (see `winograd`).
 
-ROIAlign itself is separable: a bin is the mean over a grid of bilinear samples, each a weight of its row times a weight of its
-column. Samples of a bin share cells; summed up beforehand, a bin is a few rows of the channels-last map: an embedding bag.
+ROIAlign itself is an embedding bag (see `openvocab.modeling.roi_align`).
 
 N: regions, S: bins a side, H, W: cells of the map, C: channels.
 """
@@ -24,76 +23,10 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
+from openvocab.modeling.roi_align import axis_weights, pool_regions
+
 from .clip_resnet import ClipStage, FoldedBlock
 from .winograd import WinogradConvolution
-
-
-def bin_weights(low: Tensor, high: Tensor, *, bins: int, cells: int, samples: int = 0) -> Tensor:
-    """Share of each cell in each bin of ROIAlign along one axis (He et al. 2017; detectron2's aligned form).
-
-    Args:
-        low, high: ends of the regions (N,), in cells, half a cell subtracted.
-        bins: S.
-        cells: of the map along this axis.
-        samples: a bin; 0 for as many as it has cells, rounded up.
-
-    Returns:
-        (N, S, cells); a row sums to 1, or to less where samples lie more than a cell outside the map.
-    """
-    extent = high - low
-    step = extent / bins
-    count = torch.full_like(step, samples) if samples > 0 else step.ceil().clamp(min=0)
-    some = count.clamp(min=1)
-    k = torch.arange(int(count.max()) if len(count) else 0, dtype=low.dtype, device=low.device)
-    corner = low[:, None] + torch.arange(bins, dtype=low.dtype, device=low.device) * step[:, None]
-    place = corner[..., None] + ((k + 0.5) * (step / some)[:, None])[:, None]
-    inside = (k < count[:, None])[:, None] & (place >= -1) & (place <= cells)
-    place = place.clamp(0, cells - 1)
-    cell = place.long()
-    part, weight = place - cell, inside / some[:, None, None]
-    found = low.new_zeros(len(low), bins, cells)
-    found.scatter_add_(2, cell, weight * (1 - part))
-    return found.scatter_add_(2, (cell + 1).clamp(max=cells - 1), weight * part)
-
-
-def _ends(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """First cell with a share in each bin, and how many from there to the last: (N, S) each, of (N, S, cells)."""
-    used = (weights != 0).byte()
-    first, last = used.argmax(dim=2), weights.shape[2] - used.flip(2).argmax(dim=2)
-    return first, torch.where(used.amax(dim=2) > 0, last - first, 0)
-
-
-def _shares(pictures: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cells that have a share in each bin, one bin after the other: (M,) places in (B, H, W), (M,) shares, (bins,) starts."""
-    (top, high), (left, wide) = _ends(rows), _ends(columns)
-    counts = (high[:, :, None] * wide[:, None]).flatten()
-    starts = counts.cumsum(0) - counts
-    bins = torch.repeat_interleave(counts)
-    place = torch.arange(len(bins), device=bins.device) - starts[bins]
-    region, row = bins // (high.shape[1] * wide.shape[1]), bins // wide.shape[1]
-    column = region * wide.shape[1] + bins % wide.shape[1]
-    y = torch.div(place, wide.flatten()[column], rounding_mode="floor")
-    x = place - y * wide.flatten()[column] + left.flatten()[column]
-    y = y + top.flatten()[row]
-    shares = rows.flatten(0, 1)[row, y] * columns.flatten(0, 1)[column, x]
-    return (pictures[region] * rows.shape[2] + y) * columns.shape[2] + x, shares, starts
-
-
-def pool_regions(maps: Tensor, pictures: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Pool regions.
-
-    Args:
-        maps: (B, H, W, C), contiguous.
-        pictures: of each of the N regions, (N,).
-        rows: (N, S, H) of `bin_weights`.
-        columns: (N, S', W).
-
-    Returns:
-        (N, S, S', C).
-    """
-    places, shares, starts = _shares(pictures, rows, columns)
-    found = F.embedding_bag(places, maps.flatten(0, 2), starts, mode="sum", per_sample_weights=shares)
-    return found.view(len(rows), rows.shape[1], columns.shape[1], maps.shape[3])
 
 
 class ProjectedRegions:
@@ -137,7 +70,7 @@ class ProjectedRegions:
     def __call__(self, boxes: Sequence[Boxes]) -> Tensor:
         """Return the maps after the stage, (N, C, S, S) float32, of the boxes of each picture in pixels."""
         pictures = torch.arange(len(boxes)).repeat_interleave(torch.tensor([len(b) for b in boxes]))
-        rows, columns = self._weights(torch.cat([b.tensor for b in boxes]).float())
+        rows, columns = axis_weights(self.align, torch.cat([b.tensor for b in boxes]).float(), self.cells)
         inner = pool_regions(self.inner, pictures, rows, columns).add_(self.biases[0]).relu_()
         skip = pool_regions(self.skip, pictures, self._larger(rows), self._larger(columns)).add_(self.biases[1])
         first, *others = self.blocks
@@ -145,13 +78,6 @@ class ProjectedRegions:
         for block in others:
             x = block(x)
         return x.float()
-
-    def _weights(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Shares in rows (N, S, H) and columns (N, S', W)."""
-        x0, y0, x1, y1 = (boxes * self.align.spatial_scale - 0.5).unbind(1)
-        (high, wide), samples = self.align.output_size, self.align.sampling_ratio
-        rows = bin_weights(y0, y1, bins=high, cells=self.cells[0], samples=samples)
-        return rows, bin_weights(x0, x1, bins=wide, cells=self.cells[1], samples=samples)
 
     def _larger(self, weights: Tensor) -> Tensor:
         """Shares in bins as large as average pooling makes them."""

@@ -8,13 +8,10 @@ import pytest
 import torch
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from regionclip.modeling import RegionFeatures, clip_stage
-from regionclip.modeling.projected_regions import ProjectedRegions, bin_weights, pool_regions
+from regionclip.modeling.projected_regions import ProjectedRegions
 
 from .test_clip_resnet import randomised
 from .tiny import pooler, some_boxes, tiny_backbone
@@ -47,28 +44,6 @@ def plain(features: RegionFeatures, x: Tensor, boxes: list[Boxes]) -> Tensor:
 def assert_near(found: Tensor, wanted: Tensor) -> None:
     assert found.shape == wanted.shape and found.dtype == wanted.dtype
     assert float((found - wanted).abs().max()) < 1e-5 * max(float(wanted.abs().max()), 1.0)
-
-
-corner, side = st.floats(-40, 130, width=32), st.floats(0, 170, width=32)
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    rows=st.lists(st.tuples(corner, corner, side, side), min_size=1, max_size=4),
-    bins=st.tuples(st.integers(1, 5), st.integers(1, 5)),
-    ratio=st.integers(0, 3),
-    cells=st.tuples(st.integers(1, 6), st.integers(1, 6)),
-)
-def test_pooling_by_rows_and_columns_is_roi_align(rows: list, bins: tuple, ratio: int, cells: tuple) -> None:
-    boxes, scale = torch.tensor(rows, dtype=torch.float64), 1 / 16
-    boxes[:, 2:] += boxes[:, :2]
-    x = torch.randn(1, 3, *cells, dtype=torch.float64)
-    wanted = roi_align(x, [boxes], bins, scale, ratio, True)
-    x0, y0, x1, y1 = (boxes * scale - 0.5).unbind(1)
-    down = bin_weights(y0, y1, bins=bins[0], cells=cells[0], samples=ratio)
-    across = bin_weights(x0, x1, bins=bins[1], cells=cells[1], samples=ratio)
-    found = pool_regions(x.permute(0, 2, 3, 1).contiguous(), torch.zeros(len(boxes), dtype=torch.long), down, across)
-    assert torch.allclose(found.permute(0, 3, 1, 2), wanted, atol=1e-10)
 
 
 @torch.no_grad()
