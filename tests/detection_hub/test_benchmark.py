@@ -75,4 +75,5 @@ def test_the_whole_run_writes_its_numbers(benchmark: ModuleType, tmp_path: Path,
         torch.set_num_threads(threads)
     result = json.loads((tmp_path / "a" / "hub.json").read_text())
     assert result["time_ratio"] > 0 and result["peak_gb"] > 0 and len(result["times"]) == 2
+    assert set(result["pooling"]) == {"picture", "training step"} and result["pooling"]["training step"]["time_ratio"] > 0
     assert set(result["memory"]["names_mb"]) == {"10", "20", "30", "40"}
