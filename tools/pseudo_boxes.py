@@ -5,7 +5,8 @@
       --threshold 0.3 --output coco_pseudo.jsonl
 
 Self-training after GLIP (arXiv 2112.03857): noun phrases by rule, and the teacher's boxes above a threshold. --captions is a COCO
-captions json, a .tsv (file name, caption), a .jsonl ("filename", "caption"), or a folder of .jsonl files.
+captions json, a .tsv (file name, caption), a .jsonl ("filename", "caption"), a folder of .jsonl files, or the .yaml of GLIP's tsv
+files, whose pictures are read from their rows (--images is then its folder).
 
 The output is ODVG's json lines, as `register_grounding_folder(..., reader="odvg")` reads them: a line for each caption that got a
 box, with the spans of its phrases, boxes (XYXY pixels) and scores. Work is kept in OUTPUT.partial while it goes on: stopped in any

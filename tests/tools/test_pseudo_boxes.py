@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import json
 import subprocess
@@ -92,6 +93,20 @@ def test_rows_are_grounding_data(tool: ModuleType, world: tuple[Path, Oracle], c
     (record,) = load_odvg_records(folder / "out.jsonl", folder, "pseudo")
     sample = DatasetMapper(is_train=True)(record)
     assert sample["caption"].names == ("a red car", "two dogs") and sample["instances"].gt_classes.tolist() == [0, 1]
+
+
+def test_pictures_in_rows_stay_there(tool: ModuleType, world: tuple[Path, Oracle]) -> None:
+    """GLIP's tsv files: the tool reads pictures from their rows, and so does training with what it wrote."""
+    folder, _ = world
+    content = base64.b64encode((folder / "1.png").read_bytes()).decode()
+    (folder / "p.img.tsv").write_text(f"k\t{content}\n")
+    (folder / "p.label.tsv").write_text("k\t" + json.dumps({"caption": TEXTS[0]}) + "\n")
+    (folder / "p.yaml").write_text("img: p.img.tsv\nlabel: p.label.tsv\n")
+    assert tool.main(options(folder, "--captions", folder / "p.yaml")) == 0
+    (row,) = rows(folder)
+    assert row["filename"] == "p.img.tsv@0" and len(row["grounding"]["regions"]) == 2
+    (record,) = load_odvg_records(folder / "out.jsonl", folder, "pseudo")
+    assert DatasetMapper(is_train=True)(record)["image"].unique().tolist() == [40]
 
 
 def test_it_goes_on_where_it_was(tool: ModuleType, world: tuple[Path, Oracle], monkeypatch: pytest.MonkeyPatch) -> None:
