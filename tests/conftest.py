@@ -13,7 +13,6 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import settings
 
 settings.register_profile("same_everywhere", derandomize=True, deadline=None)  # what fails in CI fails here too
@@ -37,6 +36,8 @@ def pytest_collection() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def same_start() -> None:
     """Seeds; and messages reach `caplog`: detectron2's `setup_logger` cuts a package off for good, a claim's run makes it quiet."""
+    import torch  # here, since the process that hands out the tests to workers reads this file too
+
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)

@@ -75,6 +75,7 @@ def test_boxes_lie_inside_pictures_of_any_shape(random_model: Predictor, size: t
     assert close(d, random_model(noise(*size), ["cat", "remote control"]), boxes=1e-3, scores=1e-6)
 
 
+@pytest.mark.slow
 def test_a_batch_equals_one_by_one(random_model: Predictor) -> None:
     pictures = [noise(200, 300, 1), noise(37, 211, 2), noise(260, 180, 3)]
     texts = ["cat. remote control.", "a long list. of. other. names", "dog"]

@@ -196,7 +196,7 @@ def yaml_backbone_c4() -> nn.Module:
     return build_model(cfg)
 
 
-HEADS = [lazy_head, lazy_head_on_timm, yaml_head]
+HEADS = [lazy_head, pytest.param(lazy_head_on_timm, marks=pytest.mark.slow), yaml_head]
 BACKBONES = [lazy_backbone, lazy_backbone_c4, yaml_backbone, yaml_backbone_c4]
 
 

@@ -84,6 +84,7 @@ def test_teacher_forcing_is_the_cross_entropy_of_each_next_token() -> None:
     assert float(loss) == pytest.approx(float(total) / count, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_few_steps_learn_a_sentence_that_is_then_written() -> None:
     model = build_tasks().train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)

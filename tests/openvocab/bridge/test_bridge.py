@@ -10,11 +10,18 @@ import torch
 from openvocab.bridge import Bridge, imagenet_names
 from openvocab.errors import ConfigError, PromptError
 from openvocab.media import to_rgb
+from openvocab.text import HashedTextEncoder
 
 
 @pytest.fixture(scope="module")
 def bridge() -> Bridge:
     return Bridge()
+
+
+@pytest.fixture(scope="module")
+def hashed() -> Bridge:
+    """The same with a text encoder that takes no time."""
+    return Bridge(text_encoder=HashedTextEncoder(dim=24))
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +78,11 @@ def test_bad_input(bridge: Bridge, cat: torch.Tensor) -> None:
         Bridge(template="a photo")
 
 
-def test_names_stand_in_the_template(bridge: Bridge) -> None:
+@pytest.mark.parametrize("kind", ["hashed", pytest.param("bridge", marks=pytest.mark.slow)])
+def test_names_stand_in_the_template(kind: str, request: pytest.FixtureRequest) -> None:
     """Classes and words alike: a sentence given bare to the plain bridge is the templated bridge's name, centre apart."""
-    plain = Bridge(template="{}")
+    bridge: Bridge = request.getfixturevalue(kind)
+    plain = Bridge(template="{}", text_encoder=bridge.text_encoder)
     assert plain.identity != bridge.identity
     raw = bridge.text_encoder.encode(["a dog"]) - bridge.text_encoder.encode([f"a {n}" for n in imagenet_names()]).mean(0)
     assert torch.allclose(bridge.encode(["dog"]), torch.nn.functional.normalize(raw, dim=-1), atol=1e-5)
