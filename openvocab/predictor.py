@@ -23,6 +23,7 @@ from openvocab.modeling.plug import set_class_embeddings
 from openvocab.prompting import Caption, chunk_names, noun_phrases
 from openvocab.speaking import Speaker
 from openvocab.text import TextEmbeddings, load_text_embeddings
+from openvocab.text.identity import check_encoder
 from openvocab.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -370,10 +371,7 @@ def _known(name: str) -> str:
 def _fill(model: nn.Module, content: WeightFile, source: str) -> None:
     """Load weights; each parameter that trains must be among them."""
     needed = {n for n, p in model.named_parameters() if p.requires_grad}
-    encoder = content.metadata.get("text_encoder")
-    own = getattr(getattr(model, "text_encoder", None), "identity", None)
-    if encoder and own and encoder != own:
-        raise WeightsError(f"{source} was trained with the text encoder '{encoder}', this model has '{own}'")
+    check_encoder(model, content.metadata, source)
     report = load_into(model, content.tensors)
     absent = sorted(needed - set(report.matched))
     if absent:
