@@ -24,7 +24,7 @@ def trained(cfg: object, **kwargs: object) -> list[float]:
     return list(LOSSES)
 
 
-@pytest.mark.parametrize("keys", [{}, MIXED])
+@pytest.mark.parametrize("keys", [{}, pytest.param(MIXED, marks=pytest.mark.slow)])
 def test_same_seed_same_losses_for_twenty_steps(tmp_path, keys):
     runs = []
     for name, seed in (("a", 1), ("b", 1), ("other", 2)):
@@ -56,7 +56,10 @@ def a_config(folder: object, keys: dict, workers: int = 0) -> object:
     return cfg
 
 
-@pytest.mark.parametrize(("keys", "k", "workers"), [({}, 1, 0), ({}, 11, 0), (MIXED, 5, 0), ({"eval_period": 3}, 7, 0), ({}, 5, 2)])
+RESUMES = [({}, 1, 0), ({}, 11, 0), (MIXED, 5, 0), ({"eval_period": 3}, 7, 0)]
+
+
+@pytest.mark.parametrize(("keys", "k", "workers"), [*RESUMES, pytest.param({}, 5, 2, marks=pytest.mark.slow)])
 def test_resume_at_step_k_equals_an_uninterrupted_run(tmp_path, keys, k, workers):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     all_losses = trained(a_config(whole, {**keys, "checkpointer": {"period": k, "max_to_keep": 0}}, workers))
