@@ -3,12 +3,16 @@
     python tools/hub.py list --weights hub.pth
     python tools/hub.py test --config-file detection_hub/hubs/small_sets --weights hub.pth --json results.json
     python tools/hub.py swap --config-file detection_hub/hubs/small_sets --weights hub.pth --datasets bccd,bccd_loose
+    python tools/hub.py add --config-file detection_hub/hubs/small_sets --weights hub.pth --hub mine.yaml --datasets night \\
+        --output with_night.pth
     python tools/hub.py tune --config-file detection_hub/hubs/small_sets --weights hub.pth --hub mine.yaml --datasets night \\
         --output output/night --steps 200
 
 `list` shows the data sets in the weights. `test` evaluates on each, `swap` detects in each data set's pictures as if they were
-another's. `tune` trains a data set's own vector and bias and nothing else, and writes --output/model_final.pth, which knows the old
-data sets as they were and the new one. Then load_predictor(CONFIG, weights=FILE, dataset="night") needs no data set on the disk.
+another's. `add` writes weights that also know a data set by its names and flags: nothing is trained, and with `classes: [owl, bat]`
+in the yaml no picture is needed. `tune` trains a data set's own vector and bias and nothing else, and writes
+--output/model_final.pth, which knows the old data sets as they were and the new one. Then
+load_predictor(CONFIG, weights=FILE, dataset="night") needs no data set on the disk.
 
 Data sets are those of the config (`dataloader.train.datasets`), or of a yaml file: a list of the fields of `HubDataset`, such as
     - {name: night, train: night_train, test: night_val, flags: [loose], aliases: {owl_s: owl}}
@@ -42,10 +46,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         ConfigError: for unknown or missing options, and values out of range.
     """
     parser = ToolParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="list|test|swap|tune")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="list|test|swap|add|tune")
     listing = commands.add_parser("list", help="the data sets in a weight file")
     listing.add_argument("--weights", required=True, metavar="FILE", help="of a trained hub")
-    for name, text in (("test", "evaluate"), ("swap", "the context-swap matrix"), ("tune", "train one data set's vector and bias")):
+    kinds = {"test": "evaluate", "swap": "the context-swap matrix", "add": "weights that know a data set by its names and flags"}
+    for name, text in {**kinds, "tune": "train one data set's vector and bias"}.items():
         add = commands.add_parser(name, help=text, allow_abbrev=False).add_argument
         add("--config-file", required=True, metavar="FILE", help="a path or name of a config with a hub")
         add("--weights", required=True, metavar="FILE", help="of the trained hub")
@@ -54,7 +59,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         add("--register", type=Path, metavar="FILE", help="a yaml list of folders to register")
         add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
         add("opts", nargs="*", metavar="key=value", help="config overrides")
-        if name == "tune":
+        if name == "add":
+            add("--output", required=True, type=Path, metavar="FILE.pth", help="weights with the data sets added")
+        elif name == "tune":
             add("--output", required=True, metavar="DIR", help="of the run")
             add("--steps", type=int, default=200, metavar="N")
             add("--lr", type=float, default=0.02)
@@ -183,6 +190,26 @@ def swapped(args: argparse.Namespace) -> dict:
     return results
 
 
+def added(args: argparse.Namespace) -> None:
+    """Write weights that know more data sets, by names and flags alone; one that is known keeps its vector.
+
+    Raises:
+        ConfigError: for an --output that is no .pth.
+    """
+    import torch
+
+    from openvocab.io import atomic_write
+
+    if args.output.suffix != ".pth":
+        raise ConfigError(f"--output {args.output} must end in .pth")
+    model, hub = hub_of(args)
+    for row in hub:
+        model.add_dataset(row.context())
+    with atomic_write(args.output) as file:
+        torch.save({"model": {name: value.cpu() for name, value in model.state_dict().items()}}, file)
+    print(f"wrote {args.output}: use it with dataset='{hub.names[0]}'")
+
+
 def tuned(args: argparse.Namespace) -> None:
     """Tune a data set.
 
@@ -212,7 +239,7 @@ def main(argv: list[str] | None = None) -> int:
         from openvocab.data import register_from_yaml
 
         register_from_yaml(args.register)
-    results = {"list": listed, "test": tested, "swap": swapped, "tune": tuned}[args.command](args)
+    results = {"list": listed, "test": tested, "swap": swapped, "add": added, "tune": tuned}[args.command](args)
     if getattr(args, "json", None) is not None:
         from openvocab.io import atomic_write
 

@@ -227,7 +227,8 @@ def test_what_is_wrong_is_one_sentence(trained: tuple, tmp_path: Path, call: Cal
     (tmp_path / "dict.yaml").write_text("a: 1")
     (tmp_path / "field.yaml").write_text("[{name: x, trian: y}]")
     for args, words in (
-        ([], "list|test|swap|tune"),
+        ([], "list|test|swap|add|tune"),
+        (["add", *files, "--hub", sets, "--output", tmp_path / "a.zip"], "a.zip must end in .pth"),
         (["list", "--weights", tmp_path / "none.pth"], "has no hub"),
         (["test", *files], "no dataloader.train.datasets"),
         (["test", *files, "--hub", tmp_path / "dict.yaml"], "must be a list"),
@@ -240,6 +241,27 @@ def test_what_is_wrong_is_one_sentence(trained: tuple, tmp_path: Path, call: Cal
         assert call(*args) == 2, args
         said = capsys.readouterr().err
         assert words in said and said.startswith("error: ") and said.count("\n") == 1, said
+
+
+def test_names_and_flags_alone_make_a_data_set(
+    trained: tuple, tmp_path: Path, call: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    config, weights = trained
+    sets, new = listed(tmp_path, {"name": "night", "classes": ["owl", "bat"], "flags": ["loose"]}), tmp_path / "new" / "hub.pth"
+    files = ["--config-file", config, "--weights", weights, "--hub", sets, "--device", "cpu"]
+    assert call("add", *files, "--output", new) == 0
+    assert f"wrote {new}: use it with dataset='night'" in capsys.readouterr().out
+    before, after = load_weights(weights).tensors, load_weights(new).tensors
+    assert set(after) == set(before) | set(OWN) and not after[OWN[0]].any()
+    assert [k for k in before if not torch.equal(before[k], after[k])] == ["hub.metadata"]
+    image, options = tiny_picture(64, 96).permute(1, 2, 0).numpy(), {"score_threshold": 0.0, "device": "cpu"}
+    found = load_predictor(config, weights=new, dataset="night", **options)(image)
+    by_hand = load_predictor(config, weights=weights, **options)
+    by_hand.model.register_dataset("night", ["owl", "bat"], flags=["loose"])
+    by_hand.set_dataset("night")
+    expected = by_hand(image)
+    assert list(found.names) == list(expected.names) and len(found.names) > 0
+    assert torch.equal(torch.as_tensor(found.boxes), torch.as_tensor(expected.boxes))
 
 
 def test_own_folders_are_registered(trained: tuple, tmp_path: Path, call: Callable, capsys: pytest.CaptureFixture) -> None:
