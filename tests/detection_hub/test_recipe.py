@@ -53,6 +53,7 @@ def test_its_data_sets_are_read_where_they_lie(tmp_path: Path, monkeypatch: pyte
     cfg = load_config(RECIPE, ["dataloader.train.num_workers=0", "dataloader.train.total_batch_size=2"])
     contexts = {c.name: c for c in instantiate(cfg.model.hub.datasets)}
     assert {n: len(c.vocabulary) for n, c in contexts.items()} == {"coco": 80, "lvis": 1203, "objects365": 365, "openimages": 500}
+    assert {n: c.evaluator for n, c in contexts.items()} == {**dict.fromkeys(contexts, "coco"), "lvis": "lvis"}
     assert contexts["lvis"].label_policy == "federated" and len(contexts["lvis"].weights) == 1203
     loader = instantiate(cfg.dataloader.train)
     assert loader.shares == pytest.approx(dict.fromkeys(contexts, 0.25))
