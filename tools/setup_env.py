@@ -153,6 +153,8 @@ def install_detectron2() -> None:
         target = ask("import sysconfig; print(sysconfig.get_paths()['purelib'])")
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(target, [name for name in archive.namelist() if is_wanted(name)])
+    # as pip does for what it installs: else every process compiles it anew where Python may not keep byte code
+    call(str(PYTHON), "-m", "compileall", "-q", str(Path(target) / "detectron2"))
     code, output = call(str(PYTHON), "-c", "import detectron2.modeling")
     if code:
         raise SetupError(f"detectron2 was unpacked but cannot be imported: {output.strip().splitlines()[-1]}")

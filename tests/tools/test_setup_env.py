@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import venv
 import zipfile
 from collections import namedtuple
@@ -83,13 +82,11 @@ def test_the_fingerprint_follows_requirements_and_place(setup: ModuleType, monke
     assert setup.fingerprint() != changed
 
 
-def test_a_second_run_is_quick_and_asks_nobody(setup: ModuleType, place: Path) -> None:
+def test_a_second_run_asks_nobody(setup: ModuleType, place: Path) -> None:
     venv.create(setup.VENV, with_pip=False)
     setup.STAMP.write_text(setup.fingerprint())
-    start = time.perf_counter()
     done = run(place, **unreachable(place))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert time.perf_counter() - start < 2.0
 
 
 @pytest.mark.slow
@@ -174,6 +171,8 @@ def test_detectron2_is_unpacked_without_its_compiled_part_and_tools(with_wheel: 
     with_wheel.install_detectron2()
     wanted = {f"detectron2/{name}" for name in ("__init__.py", "modeling/__init__.py", "data/_C_notes.txt")}
     assert unpacked(with_wheel) == {*wanted, "sal_detectron2-0.7.2.dist-info/METADATA"}
+    byte_code = {p.name.split(".")[0] for p in with_wheel.VENV.rglob("site-packages/detectron2/**/*.pyc")}
+    assert byte_code == {"__init__"}, "as pip leaves what it installs"
 
 
 def test_another_hash_is_not_installed(with_wheel: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
