@@ -314,8 +314,7 @@ def load_predictor(
         overrides: changes to the config, such as "model.prior=null".
         embeddings: text embeddings with their names (see `openvocab.text.load_text_embeddings`), for a model that takes class
             embeddings and has no text encoder of its own; these names and no others can then be asked for.
-        dataset: one that the model knows, from its config or its weights; see `Predictor.set_dataset`. Pictures are resized as
-            in its tests, where the config has some.
+        dataset: one that the model knows, from its config or its weights, and its test size; see `Predictor.set_dataset`.
 
     Raises:
         ConfigError: for an unknown name, device or override.
