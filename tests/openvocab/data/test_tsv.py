@@ -223,7 +223,7 @@ def test_damaged_rows_use_up_the_budget(tmp_path: Path, damaged: object, message
         ({"img": "absent.tsv"}, "no .tsv file"),
         ({"img": "../p.img.tsv"}, "leaves"),
         ({"img": None}, "has no 'img'"),
-        ({"lable": "p.label.tsv"}, "Did you mean 'label'"),
+        ({"labeled": "p.label.tsv"}, "Did you mean 'label'"),
         ({"linelist": "absent"}, "line list"),
         ({"imageid2idx": "p.yaml"}, "no json"),
         ({"labelmap": "p.yaml"}, "no json"),
