@@ -35,12 +35,17 @@ def pytest_collection() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def same_start() -> None:
-    """Seeds; and messages reach `caplog`: detectron2's `setup_logger` cuts a package off for good, a claim's run makes it quiet."""
+    """Seeds; and messages reach `caplog`: detectron2's `setup_logger` cuts a package off for good, a claim's run makes it quiet.
+
+    A tool's `basicConfig` writes on to the error stream of the test that called it, which is closed by now.
+    """
     import torch  # here, since the process that hands out the tests to workers reads this file too
 
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+    for handler in [h for h in logging.root.handlers if getattr(getattr(h, "stream", None), "closed", False)]:
+        logging.root.removeHandler(handler)
     for name in logging.root.manager.loggerDict:
         if name.partition(".")[0] in LOGGERS:
             logger = logging.getLogger(name)
