@@ -1,8 +1,9 @@
 """One small model learns boxes, answers and captions of a simple ShapesWorld together, from one loader that mixes them.
 
-Reproduces: after 150 of its steps (train.max_iter=150), on pictures it never saw, a VQA accuracy of 48.0 (the best single answer to
-all questions: 23.2) and a CIDEr of 87.7 (the best single caption for all pictures: 111.0). All 400 steps were not measured.
-Cost: with 150 steps 64 s of processor time, one thread, evaluation included.
+Reproduces: on pictures it never saw, a VQA accuracy of 64.0 (the best single answer to all questions: 23.2; to each kind of
+question: 51.7), a CIDEr of 139.2 (the best single caption for all pictures: 111.0), and a box AP50 of 83.3. It knows forms, sizes
+and small numbers, but not yet colors.
+Cost: 5 minutes of processor time, one thread, evaluation included.
 Command: python tools/train_net.py --config-file configs/glipv2/quick/shapes_tasks.py
 """
 
@@ -44,11 +45,13 @@ dataloader = dict(
         for task in _shares
     },
 )
+for _head in model.heads:
+    _head.loss_weight = 0.3  # at 1, boxes learn less beside them (docs/claims/glipv2.md)
 optimizer = L(build_adamw)(lr=1.5e-3, weight_decay=0.01)
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.02), warmup_factor=0.1, warmup_length=0.05
 )
-train.max_iter = 400
+train.max_iter = 1000
 train.output_dir = "output/quick_shapes_tasks"
 train.clip_grad = dict(max_norm=1.0)
 train.checkpointer = dict(period=0, max_to_keep=1)
