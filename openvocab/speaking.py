@@ -77,7 +77,11 @@ def trained_tasks(model: nn.Module) -> tuple[str, ...]:
 
 
 def check_trained(model: nn.Module, task: str) -> None:
-    """Raise WeightsError unless a model's weights were trained for a task, a key of `DOING`."""
+    """Make sure that a model's weights were trained for a task, a key of `DOING`.
+
+    Raises:
+        WeightsError: if not; it says for what they were, and how to train some.
+    """
     trained = trained_tasks(model)
     if task in trained:
         return

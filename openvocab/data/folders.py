@@ -8,8 +8,10 @@ from pathlib import Path
 from openvocab.errors import DataError, VocabularyError, nearest
 from openvocab.vocabulary import Vocabulary
 
-from .catalog import READERS, ROOT_ENV, Entry, datasets_root, get_vocabulary, is_registered, register, unregister
+from .catalog import ROOT_ENV, Entry, datasets_root, get_vocabulary, is_registered, register, unregister
 from .tsv import TsvCollection
+
+GROUNDING_READERS = ("mdetr", "odvg", "phrasecut")
 
 
 def _as_vocabulary(value: Vocabulary | Sequence[str] | str | Path | None, folder: Path) -> Vocabulary | None:
@@ -91,9 +93,9 @@ def register_grounding_folder(
     Raises:
         DataError: for an unknown reader, a file that is missing, or a name that is already taken.
     """
-    readers = [r for r in READERS if r != "coco"]
-    if reader not in readers:
-        raise DataError(f"reader='{reader}' is unknown.{nearest(reader, readers)} Readers: {', '.join(readers)}")
+    if reader not in GROUNDING_READERS:
+        hint, known = nearest(reader, GROUNDING_READERS), ", ".join(GROUNDING_READERS)
+        raise DataError(f"reader='{reader}' reads no phrases with boxes.{hint} Readers: {known}; or call register_tsv_folder")
     folder = datasets_root() / Path(root or "").expanduser()
     more = {"masks": None if masks is None else folder / masks, "reader": reader}
     entry = Entry(name=name, annotations=folder / annotations, images=folder / images, **more)

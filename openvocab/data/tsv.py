@@ -6,6 +6,7 @@
     linelist: some.linelist    optional, a number a line: the rows to take, any of them several times
     imageid2idx: some.json     optional, {"img_id" of a label: row of its picture}
     labelmap: names.json       detection only: {name: number}, maybe below "label_to_idx"; or a .tsv with a name a line
+                               (also as jsondict)
 
 (microsoft/GLIP, maskrcnn_benchmark/data/datasets/tsv.py and caption.py.) A caption's label is {"caption", "img_h", "img_w",
 "bboxes", "tokens_positive", "scores"}: a list of boxes with the spans and score of each (its format v1), or boxes and scores nested
@@ -70,7 +71,11 @@ class TsvCollection:
 
     @cached_property
     def numbers(self) -> Sequence[int]:
-        """The label rows to take, in order."""
+        """The label rows to take, in order.
+
+        Raises:
+            DataError: for a line list that cannot be read.
+        """
         if self._lines is None:
             return range(len(self.labels))
         try:
@@ -80,12 +85,17 @@ class TsvCollection:
 
     @cached_property
     def names(self) -> tuple[str, ...] | None:
-        """The class names in order of their numbers; None for captions."""
+        """The class names in order of their numbers; None for captions.
+
+        Raises:
+            DataError: for a label map that cannot be read.
+        """
         if self._names is None:
             return None
         path = self._file(self._names)
         if path.suffix == ".tsv":
-            return tuple(row[0].decode("utf-8", "replace") for row in map(TsvRows(path).__getitem__, range(len(TsvRows(path)))))
+            rows = TsvRows(path)
+            return tuple(rows[i][0].decode("utf-8", "replace") for i in range(len(rows)))
         content = read_json(path)
         table = content.get("label_to_idx", content) if isinstance(content, dict) else None
         if not isinstance(table, dict) or not all(isinstance(v, int) for v in table.values()):
@@ -197,8 +207,11 @@ def load_tsv_records(annotations: Path, images: Path, name: str, *, budget: BadS
         try:
             if isinstance(sample, DataError):
                 raise sample
-            make = _caption_record(sample, collection, name) if classes is None else _box_record(sample, collection, name, classes)
-            records.append({**make, "image_id": number})
+            if classes is None:
+                record = _caption_record(sample, collection, name)
+            else:
+                record = _box_record(sample, collection, name, classes)
+            records.append({**record, "image_id": number})
         except DataError as error:
             bad.add(str(number), f"{error}" if isinstance(sample, DataError) else f"row {sample.number}: {error}")
     return records
@@ -253,11 +266,12 @@ def _box_record(sample: Sample, collection: TsvCollection, name: str, classes: M
     objects = sample.label.get("objects", []) if isinstance(sample.label, dict) else sample.label
     annotations = []
     for thing in objects if isinstance(objects, list) else [objects]:
-        if not isinstance(thing, dict) or thing.get("class") not in classes:
-            known = f".{nearest(thing['class'], classes)}" if isinstance(thing, dict) and "class" in thing else ""
-            raise DataError(f"{thing!r:.80} has no class of the label map{known}")
+        label = thing.get("class") if isinstance(thing, dict) else None
+        if not isinstance(label, str) or label not in classes:
+            hint = f".{nearest(label, classes)}" if isinstance(label, str) else ""
+            raise DataError(f"{thing!r:.80} has no class of the label map{hint}")
         if has_area(thing.get("rect")):
-            row = {"bbox": thing["rect"], "bbox_mode": BoxMode.XYXY_ABS, "category_id": classes[thing["class"]], "iscrowd": 0}
+            row = {"bbox": thing["rect"], "bbox_mode": BoxMode.XYXY_ABS, "category_id": classes[label], "iscrowd": 0}
             score = check_score(thing.get("conf"))
             annotations.append(row if score is None else {**row, "score": score})
     file_name = safe_join(collection.folder, sample.picture)

@@ -112,6 +112,8 @@ def test_folders_of_ones_own(tmp_path: Path) -> None:
     assert len(get_records("my_phrases")) == 1
     with pytest.raises(DataError, match="mdter.*mdetr"):
         register_grounding_folder("other", root=tmp_path, annotations="a.json", reader="mdter")
+    with pytest.raises(DataError, match="reader='vqa' reads no phrases"):
+        register_grounding_folder("other", root=tmp_path / "mine", annotations="refer_miniv.json", reader="vqa")
     with pytest.raises(DataError, match="there is no .*b.json"):
         register_grounding_folder("other", root=tmp_path / "mine", annotations="refer_miniv.json", masks="b.json")
 

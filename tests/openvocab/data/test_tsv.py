@@ -278,6 +278,10 @@ def test_detection_labels_that_cannot_be_used(tmp_path: Path) -> None:
     path = write(tmp_path, [{"objects": [{"class": "cta", "rect": [0, 0, 1, 1]}], "img_h": 32, "img_w": 48}], labelmap="names.json")
     with pytest.raises(DataError, match="no class of the label map. Did you mean 'cat'"):
         load_tsv_records(path, tmp_path, "t", budget=BadSampleBudget(strict=True))
+    for thing in ({"class": ["cat"], "rect": [0, 0, 1, 1]}, {"rect": [0, 0, 1, 1]}, 3):
+        write(tmp_path, [{"objects": [thing], "img_h": 32, "img_w": 48}], labelmap="names.json")
+        with pytest.raises(DataError, match="row 0.*no class of the label map"):
+            load_tsv_records(path, tmp_path, "t", budget=BadSampleBudget(strict=True))
     (tmp_path / "names.json").write_text('{"cat": "first"}')
     with pytest.raises(DataError, match="no label map"):
         load_tsv_records(path, tmp_path, "t")
