@@ -38,7 +38,7 @@ class ConversionReport:
 
     Attributes:
         matched: official key -> ours.
-        missing: keys that a whole checkpoint of so many stages has and this one has not.
+        missing: keys that a whole checkpoint of so many stages has and this one has not; of a ResNet, the first of each stage.
         dropped: left out on purpose: the classifier of fixed names where a hub takes its place, and buffers made anew.
         unexpected: unknown; left out.
         queries: (number in the file, number returned); (0, 0) for a backbone.

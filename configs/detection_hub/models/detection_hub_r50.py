@@ -1,8 +1,8 @@
 """Detection Hub on Sparse R-CNN's R50-FPN with 300 queries: 106 M parameters, 79 M of them the decoder's, and 2.4 M for the hub.
 
 The paper's base detector; the hub's form is ours, and so is MiniLM in place of its text encoder, which no source names. Weights are
-random: released ones of Sparse R-CNN are converted with `detection_hub.convert.from_sparse_rcnn`. Data sets go into
-`model.hub.datasets`, or later into `model.set_datasets(...)`. Plain Sparse R-CNN: `hub=None` and `decoder.num_classes=80`.
+random: released ones of Sparse R-CNN, and torchvision's ResNet-50 for the backbone, come by `tools/convert_weights.py`. Data sets
+go into `model.hub.datasets`, or later into `model.set_datasets(...)`. Plain Sparse R-CNN: `hub=None` and `decoder.num_classes=80`.
 """
 
 from detectron2.config import LazyCall as L
