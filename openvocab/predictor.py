@@ -49,7 +49,8 @@ class Predictor(Speaker):
     and shares between the parts what needs no words.
 
     Args:
-        model: honours the house's model contract (see DESIGN.md). It is put into evaluation mode.
+        model: takes detectron2's list of dicts, a picture's with "vocabulary" or "caption", and returns
+            `[{"instances": Instances}]` with `pred_boxes`, `scores`, `pred_classes`. It is put into evaluation mode.
         augmentations: the resize before the network.
         score_threshold: weaker detections are left out.
         max_detections: most detections a picture where a vocabulary is asked in several prompts; else the model's own limit.
