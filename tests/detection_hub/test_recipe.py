@@ -72,7 +72,8 @@ def test_the_hub_of_small_sets_knows_its_names_with_nothing_on_the_disk(tmp_path
     """So that its checkpoint predicts anywhere."""
     for variable in ("OPENVOCAB_SHARED_DATA", "DETECTRON2_DATASETS"):
         monkeypatch.setenv(variable, str(tmp_path))
-    cfg = load_config("detection_hub/hubs/small_sets")
+    cfg = load_config("detection_hub/hubs/small_sets", ["dataloader.train.share=0.25"])
+    assert cfg.dataloader.train.share == 0.25, "as its docstring says"
     contexts = {c.name: c for c in instantiate(cfg.model.hub.datasets)}
     names = {n: len(c.vocabulary) for n, c in contexts.items()}
     assert names == {"aquarium": 7, "bccd": 3, "bccd_loose": 2, "coco_mini": 80, "deeppcb": 6, "pothole": 1, "raccoon": 1}

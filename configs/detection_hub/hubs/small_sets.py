@@ -61,6 +61,7 @@ dataloader = hub_dataloader(
     seed=7,
     grouping="per_step",
     alpha=0.0,  # each data set a seventh of the samples: 600 of 4,200 steps
+    share=1.0,
     augmentations=[
         L(T.RandomFlip)(),
         L(T.RandomApply)(tfm_or_aug=L(T.RandomCrop)(crop_type="relative_range", crop_size=(0.5, 0.5)), prob=0.4),
