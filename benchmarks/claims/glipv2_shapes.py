@@ -201,7 +201,7 @@ class Pairs:
             register_shapes(self.name(split), write_coco(folder, count, seed, split=split, world=world, **more))
 
     def name(self, split: str) -> str:
-        """Of a data set."""
+        """Return the name of a split's data set."""
         return f"glipv2_claims_{self.number}_{split}"
 
     @cached_property

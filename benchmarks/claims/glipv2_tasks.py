@@ -56,6 +56,8 @@ class TakingTurns(Sequence):
         return len(self.parts) * max(map(len, self.parts))
 
     def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
         place, part = divmod(index, len(self.parts))
         return self.parts[part][place % len(self.parts[part])]
 
@@ -80,7 +82,7 @@ class Tasks:
             register_captions_folder(self.name(split, CAPTION), root=root, annotations=files["captions"])
 
     def name(self, split: str, task: str) -> str:
-        """Of a data set."""
+        """Return the name of a task's data set."""
         return f"glipv2_claims_tasks_{self.number}_{split}_{task}"
 
     @cached_property
