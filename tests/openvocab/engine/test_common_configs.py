@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from detectron2.utils.events import EventStorage
 from openvocab.config import instantiate, load_config
 from openvocab.config.load import config_roots
 from openvocab.modeling import set_class_embeddings
+from openvocab.vocabulary import Vocabulary, reworded
 
 from .toys import ToyDetector
 
@@ -24,7 +26,7 @@ def part(name: str) -> object:
 
 def test_all_are_tested_here():
     names = {p.relative_to(COMMON).with_suffix("").as_posix() for p in Path(COMMON).rglob("*.py")}
-    assert names == {"data", "optim", "schedule", "train", "models/retinanet", "evaluation"}
+    assert names == {"data", "optim", "schedule", "train", "models/retinanet", "evaluation", "wording"}
 
 
 @pytest.mark.parametrize("name", ["AdamW", "SGD"])
@@ -55,6 +57,14 @@ def test_data_names_its_sets_and_their_evaluators():
     assert node.test.coco_2017_val.evaluator.dataset_name == "coco_2017_val"
     mapper = instantiate(node.train.sources[0].mapper)
     assert mapper.image_format == "RGB"
+
+
+def test_wording_fits_the_names_of_its_sets():
+    for name, words in part("wording").SHARED_WORDING.items():
+        own = Vocabulary.from_names(list(words) if isinstance(words, Mapping) else ["red cell", "fish"])
+        asked = reworded(own, words)
+        assert asked.names == own.names, name
+        assert (asked == own) == (words == "{}"), "words around the names, but where they stay bare"
 
 
 def test_retinanet_learns_and_changes_its_names():
