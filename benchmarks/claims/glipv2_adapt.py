@@ -11,6 +11,7 @@ from functools import lru_cache
 import torch
 from detectron2.data import transforms as T
 from omegaconf import DictConfig
+from regionclip_fitting import batches
 from torch import Tensor, nn
 
 from glipv2.modeling.trunk import Trunk
@@ -115,7 +116,7 @@ class Adapting:
     def judged(self, model: TunedGLIPv2) -> float:
         """AP50 on validation pictures."""
         evaluator = COCODetectionEvaluator(f"{self.name}_val")
-        found = evaluate(model, [self.test[i : i + 8] for i in range(0, len(self.test), 8)], evaluator, progress=False)
+        found = evaluate(model, batches(self.test, 8), evaluator, progress=False)
         return found["bbox"]["AP50"]
 
     def tuned(self, mode: str, shots: int, seed: int) -> float:

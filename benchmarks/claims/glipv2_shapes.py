@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.box_regression import Box2BoxTransform
-from regionclip_fitting import fit
+from regionclip_fitting import batches, fit
 from torch import nn
 
 from glipv2.modeling import (
@@ -232,8 +232,3 @@ def word_texts() -> list[str]:
     names = list(TAXONOMY.names)
     pairs = list(zip(names, names[7:] + names[:7], strict=True))
     return [*names, *(f"the {a} {words} the {b}" for words in RELATIONS for a, b in pairs), ". ".join(names)]
-
-
-def batches(inputs: Sequence[dict], size: int = 25) -> list[list[dict]]:
-    """Cut a list into batches."""
-    return [list(inputs[i : i + size]) for i in range(0, len(inputs), size)]

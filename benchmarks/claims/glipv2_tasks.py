@@ -10,18 +10,18 @@ from pathlib import Path
 
 import torch
 from detectron2.config import LazyCall as L
-from regionclip_fitting import fit
+from regionclip_fitting import batches, fit
 from torch import nn
 
 from glipv2.modeling import GLIPv2MaskHead, MaskBranch, MaskConvs, MaskPooler, RegionWordAlignment
 from openvocab.config import instantiate, load_config
-from openvocab.data import CaptionMapper, DatasetMapper, QuestionMapper, get_records, register_captions_folder, register_vqa_folder
+from openvocab.data import CaptionMapper, DatasetMapper, QuestionMapper, get_records
 from openvocab.evaluation import CaptionEvaluator, COCODetectionEvaluator, VQAEvaluator, evaluate
 from openvocab.evaluation.captions import caption_words, constant_cider
 from openvocab.evaluation.vqa import constants
 from openvocab.testing import ShapesWorld
-from openvocab.testing.quick_tasks import SIMPLE
-from openvocab.testing.writer import register_shapes, write_coco
+from openvocab.testing.quick_tasks import SIMPLE, register_tasks
+from openvocab.testing.writer import write_coco
 
 _number = itertools.count()  # of data set names in this process
 CONFIG = "glipv2/models/glipv2_shapes_tasks"
@@ -76,10 +76,7 @@ class Tasks:
         world = ShapesWorld(image_size=SIDE, **SIMPLE)
         for split, count in (("train", budget.train), ("test", budget.test)):
             written = write_coco(folder, count, seed, taxonomy="shape", split=split, world=world, referring=0)
-            root, files = written.folder.resolve(), {kind: path.name for kind, path in written.files.items()}
-            register_shapes(self.name(split, DETECTION), written)
-            register_vqa_folder(self.name(split, VQA), root=root, questions=files["questions"], pictures=files["instances"])
-            register_captions_folder(self.name(split, CAPTION), root=root, annotations=files["captions"])
+            register_tasks({task: self.name(split, task) for task in MAPPERS}, written)
 
     def name(self, split: str, task: str) -> str:
         """Return the name of a task's data set."""
@@ -138,7 +135,7 @@ class Tasks:
         name = self.name("test", task)
         inputs = [MAPPERS[task](is_train=False)(r) for r in get_records(name)]
         evaluator = {DETECTION: COCODetectionEvaluator, VQA: VQAEvaluator, CAPTION: CaptionEvaluator}[task](name)
-        found = evaluate(model, [inputs[i : i + 25] for i in range(0, len(inputs), 25)], evaluator, progress=False)
+        found = evaluate(model, batches(inputs), evaluator, progress=False)
         if task == VQA:
             return {"tasks: VQA": found["vqa"]["accuracy"]}
         if task == CAPTION:

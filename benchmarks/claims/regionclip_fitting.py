@@ -1,4 +1,4 @@
-"""A short training loop, and counting, for the parts of RegionCLIP's claims."""
+"""A short training loop, and counting, for the parts of the claims."""
 
 from __future__ import annotations
 
@@ -44,6 +44,11 @@ def fit(
     ends = ", ".join(f"{k} {float(v.detach()):.2f}" for k, v in losses.items())
     logger.debug("%d steps in %.0f s: %s", steps, time.perf_counter() - start, ends)
     return model.eval()
+
+
+def batches(inputs: Sequence[dict], size: int = 25) -> list[list[dict]]:
+    """Cut a list into batches."""
+    return [list(inputs[i : i + size]) for i in range(0, len(inputs), size)]
 
 
 def share_right(pairs: Sequence[tuple[int, int]]) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, Instances
-from regionclip_fitting import fit, share_right
+from regionclip_fitting import batches, fit, share_right
 from regionclip_towers import DIM, PIXELS, SIDE, build_rpn, build_tower
 from torchvision.ops import roi_align
 
@@ -223,8 +223,3 @@ class Shapes:
         evaluator = COCOOVDEvaluator(self.name("test"), drop_empty=False)
         found = evaluate(model, batches(inputs), evaluator, progress=False)["bbox_ovd"]
         return {"shapes: AP50 novel": found["AP50_novel"], "shapes: AP50 base": found["AP50_base"]}
-
-
-def batches(inputs: list[dict], size: int = 25) -> list[list[dict]]:
-    """Cut a list into batches."""
-    return [inputs[i : i + size] for i in range(0, len(inputs), size)]

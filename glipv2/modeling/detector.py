@@ -286,8 +286,7 @@ class GLIPv2(nn.Module):
 
     def _target(self, x: dict, phrase_tokens: Tensor) -> Targets:
         truth, phrases = x["instances"], len(phrase_tokens)
-        if len(truth) and int(truth.gt_classes.max()) >= phrases:
-            number = int(truth.gt_classes.max())
+        if len(truth) and (number := int(truth.gt_classes.max())) >= phrases:
             raise DataError(f"a box is of phrase {number}, counted from 0, but its picture's text has {phrases} of them")
         ignore = x.get("ignore_boxes")
         return Targets(

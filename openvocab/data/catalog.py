@@ -34,6 +34,11 @@ READERS: dict[str, Callable[..., list[dict]]] = {
 }
 
 
+def folder_of(root: str | Path | None) -> Path:
+    """Return the folder of a data set; a relative one lies below `datasets_root`."""
+    return datasets_root() / Path(root or "").expanduser()
+
+
 @dataclass(frozen=True)
 class Entry:
     """Where a data set lies and how it is read.

@@ -8,7 +8,7 @@ from pathlib import Path
 from openvocab.errors import DataError, VocabularyError, nearest
 from openvocab.vocabulary import Vocabulary
 
-from .catalog import ROOT_ENV, Entry, datasets_root, get_vocabulary, is_registered, register, unregister
+from .catalog import ROOT_ENV, Entry, datasets_root, folder_of, get_vocabulary, is_registered, register, unregister
 from .tsv import TsvCollection
 
 GROUNDING_READERS = ("mdetr", "odvg", "phrasecut")
@@ -48,7 +48,7 @@ def register_coco_folder(
     """
     if not isinstance(name, str) or not name.strip():
         raise DataError(f"a data set's name must be a text, got {name!r}")
-    folder = datasets_root() / Path(root or "").expanduser()
+    folder = folder_of(root)
     entry = Entry(
         name=name,
         annotations=folder / annotations,
@@ -96,7 +96,7 @@ def register_grounding_folder(
     if reader not in GROUNDING_READERS:
         hint, known = nearest(reader, GROUNDING_READERS), ", ".join(GROUNDING_READERS)
         raise DataError(f"reader='{reader}' reads no phrases with boxes.{hint} Readers: {known}; or call register_tsv_folder")
-    folder = datasets_root() / Path(root or "").expanduser()
+    folder = folder_of(root)
     more = {"masks": None if masks is None else folder / masks, "reader": reader}
     entry = Entry(name=name, annotations=folder / annotations, images=folder / images, **more)
     for path in (entry.annotations, entry.images, entry.masks):
@@ -116,7 +116,7 @@ def register_tsv_folder(name: str, *, collection: str | Path, root: str | Path |
     Raises:
         DataError: if the yaml or a file it names is missing or cannot be used, or the name is already taken.
     """
-    path = datasets_root() / Path(root or "").expanduser() / collection
+    path = folder_of(root) / collection
     TsvCollection(path)
     register(Entry(name=name, annotations=path, images=path.parent, reader="tsv"))
 

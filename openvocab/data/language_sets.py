@@ -13,7 +13,7 @@ from openvocab.errors import ConfigError, DataError
 
 from .answers import soft_scores
 from .budget import BadSampleBudget
-from .catalog import ROOT_ENV, Entry, datasets_root, register
+from .catalog import ROOT_ENV, Entry, datasets_root, folder_of, register
 from .image import FORMATS, read_image
 
 
@@ -39,7 +39,7 @@ def register_vqa_folder(
     Raises:
         DataError: for a file that is missing, or a name that is already taken.
     """
-    folder = datasets_root() / Path(root or "").expanduser()
+    folder = folder_of(root)
     more = {"pictures": folder / pictures, "answers": None if answers is None else folder / answers}
     _register(Entry(name=name, annotations=folder / questions, images=folder / images, reader="vqa", **more))
 
@@ -48,7 +48,7 @@ def register_captions_folder(
     name: str, *, annotations: str | Path, images: str | Path = "images", root: str | Path | None = None
 ) -> None:
     """Register a COCO captions json under `name`; arguments and errors as `register_vqa_folder`."""
-    folder = datasets_root() / Path(root or "").expanduser()
+    folder = folder_of(root)
     _register(Entry(name=name, annotations=folder / annotations, images=folder / images, reader="captions"))
 
 

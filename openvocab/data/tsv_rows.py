@@ -9,7 +9,6 @@ are found by looking through the file once; to write them for good:
 
 from __future__ import annotations
 
-import argparse
 import base64
 import binascii
 import logging
@@ -19,7 +18,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from openvocab.errors import DataError, InputError, cli_main
+from openvocab.errors import DataError, InputError, ToolParser, cli_main
 
 MAX_ROW = 1 << 28
 """Most bytes of a row; a damaged file may have no line ends at all."""
@@ -166,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
     """Write the offsets of the rows of .tsv files, to a .lineidx beside each."""
     from openvocab.io import atomic_write
 
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = ToolParser(description=main.__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="TSV")
     for path in parser.parse_args(argv).files:
         TsvRows(path)  # says what is missing

@@ -50,9 +50,14 @@ class BagROIAlign(ROIAlign):
 
     def pays(self, maps: Tensor, rois: Tensor) -> bool:
         """Whether this way gives the same, and is quicker: on a CPU, in full precision, not traced."""
-        if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or not self.aligned:
-            return False
-        return maps.device.type == "cpu" and maps.dtype in (torch.float32, torch.float64) and len(rois) > 0
+        return self.aligned and len(rois) > 0 and is_plain(maps)
+
+
+def is_plain(maps: Tensor) -> bool:
+    """Whether operators act on these maps on a CPU, in full precision and at once: not traced, compiled, or cast."""
+    if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return False
+    return maps.device.type == "cpu" and maps.dtype in (torch.float32, torch.float64)
 
 
 def axis_weights(align: ROIAlign, boxes: Tensor, cells: Sequence[int]) -> tuple[Tensor, Tensor]:

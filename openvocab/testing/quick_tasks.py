@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 from .world import ShapesWorld
-from .writer import register_shapes, write_coco
+from .writer import WrittenSet, register_shapes, write_coco
 
 SIMPLE = {
     "num_objects": (1, 2),
@@ -32,19 +33,28 @@ def shapes_tasks(
     """
     from detectron2.data import DatasetCatalog
 
-    from openvocab.data import register_captions_folder, register_vqa_folder
-
     base = f"shapes_tasks_{taxonomy}_{split}_{num}_{seed}_{image_size}"
     names = {task: f"{base}_{task}" for task in ("detection", "vqa", "caption")}
     if names["caption"] not in DatasetCatalog.list():
         root = Path(tempfile.mkdtemp(prefix="openvocab_shapes_")).resolve()
         world = ShapesWorld(image_size=image_size, **SIMPLE)
         written = write_coco(root, num, seed, taxonomy=taxonomy, split=split, world=world, referring=0)
-        register_shapes(names["detection"], written)
-        files = {kind: path.name for kind, path in written.files.items()}
-        register_vqa_folder(names["vqa"], root=root, questions=files["questions"], pictures=files["instances"])
-        register_captions_folder(names["caption"], root=root, annotations=files["captions"])
+        register_tasks(names, written)
     return names
+
+
+def register_tasks(names: Mapping[str, str], written: WrittenSet) -> None:
+    """Register written pictures with boxes, questions and captions under the names of these tasks ("detection", "vqa", "caption").
+
+    Raises:
+        DataError: for a name that is taken.
+    """
+    from openvocab.data import register_captions_folder, register_vqa_folder
+
+    root, files = written.folder.resolve(), {kind: path.name for kind, path in written.files.items()}
+    register_shapes(names["detection"], written)
+    register_vqa_folder(names["vqa"], root=root, questions=files["questions"], pictures=files["instances"])
+    register_captions_folder(names["caption"], root=root, annotations=files["captions"])
 
 
 @cache

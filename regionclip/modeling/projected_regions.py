@@ -23,7 +23,7 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-from openvocab.modeling.roi_align import axis_weights, pool_regions
+from openvocab.modeling.roi_align import axis_weights, is_plain, pool_regions
 
 from .clip_resnet import ClipStage, FoldedBlock
 from .winograd import WinogradConvolution
@@ -57,9 +57,7 @@ class ProjectedRegions:
     @staticmethod
     def fits(stage: nn.Module, pooler: nn.Module, maps: Sequence[Tensor], boxes: Sequence[Boxes]) -> bool:
         """Whether this way gives the same and pays: on a CPU (elsewhere ROIAlign is quick), for what it knows."""
-        if torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling():
-            return False
-        if any(x.device.type != "cpu" or x.dtype != torch.float32 for x in maps) or torch.is_autocast_enabled("cpu"):
+        if torch.is_grad_enabled() or not all(is_plain(x) and x.dtype == torch.float32 for x in maps):
             return False
         if not isinstance(stage, ClipStage) or stage.is_watched() or stage[0].downsample is None:
             return False
