@@ -44,7 +44,7 @@ _train_mapper = L(DatasetMapper)(
 _test_mapper = {**_rgb_mapper, "image_format": "BGR"}
 
 
-def _sources(shares):
+def _sources(shares: dict[str, float]):
     """Data set -> share; sets with a teacher's boxes bring those it is sure of, and get other captions around theirs."""
     rows = _plain(shares, _train_mapper)
     for row in (r for r in rows if r.name.endswith("_pseudo")):

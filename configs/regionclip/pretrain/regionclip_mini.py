@@ -50,7 +50,7 @@ _mapper = L(PairMapper)(
 )
 
 
-def _records(captions_only):
+def _records(captions_only: bool):
     """Pictures with proposals and what the bridge makes of them; the file is of all pictures, and made once."""
     return L(with_proposals)(
         dataset="coco_mini_train",
