@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 from urllib.parse import quote
 
 import torch
@@ -105,7 +106,7 @@ class QueryAdapter(nn.Module):
         self.boxes = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(inplace=True), _zero(nn.Linear(dim, 4))) if move_boxes else None
 
     def forward(
-        self, queries: Tensor, boxes: Tensor | None, tokens: Tensor, mask: Tensor
+        self, queries: Tensor, boxes: Tensor | None, tokens: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Adapt.
 
@@ -113,13 +114,13 @@ class QueryAdapter(nn.Module):
             queries: (N, D).
             boxes: (N, 4) CXCYWH shares of the picture, or None.
             tokens: (U, T, D).
-            mask: (U, T) bool, True on real tokens; one at least in each row.
+            mask: (U, T) bool, True on real tokens; one at least in each row. None: all are real.
 
         Returns:
             (U, N, D) and (U, N, 4) or None.
         """
         asked = self.norm(queries)[None].expand(len(tokens), -1, -1)
-        step = self.attention(asked, tokens, tokens, key_padding_mask=~mask, need_weights=False)[0]
+        step = self.attention(asked, tokens, tokens, key_padding_mask=None if mask is None else ~mask, need_weights=False)[0]
         if boxes is not None:
             boxes = boxes[None].expand(len(tokens), -1, -1)
             boxes = boxes if self.boxes is None else moved(boxes, self.boxes(step))
@@ -139,10 +140,30 @@ class KernelAdapter(nn.Module):
         return KernelContext(self.shift(summary), *self.film(summary).chunk(2, dim=-1))
 
 
+class Shade(NamedTuple):
+    """What a data set makes of C names of length 1: T' = (T + weights @ basis) / length, of length 1 again.
+
+    Attributes:
+        weights: (U, C, h).
+        basis: (h, t).
+        length: (U, C).
+    """
+
+    weights: Tensor
+    basis: Tensor
+    length: Tensor
+
+    def of(self, text: Tensor) -> Tensor:
+        """Return T' (U, C, t), written out."""
+        return (text + self.weights @ self.basis) / self.length[..., None]
+
+
 class SemanticBias(nn.Module):
     """A data set's own shade of a name: its vector moves by at most `limit`, so that the language stays its centre.
 
     T' = normalise(T + limit * u / sqrt(t + |u|^2)) with u = MLP([E; s]) (v1 of the paper has the bias; form and bound are ours).
+    The MLP is narrow, so u lies in few directions: what is compared with T' needs T, which has no gradient, and these
+    directions, and vectors of width t are never made a name and data set.
 
     Args:
         dim: D.
@@ -157,13 +178,17 @@ class SemanticBias(nn.Module):
         self.of_name, self.of_dataset = nn.Linear(dim, hidden), nn.Linear(dim, hidden, bias=False)
         self.shift = _zero(nn.Linear(hidden, text_dim))
 
-    def forward(self, text: Tensor, names: Tensor, vectors: Tensor) -> Tensor:
+    def forward(self, text: Tensor, names: Tensor, vectors: Tensor) -> Shade:
         """Shift `text` (U, C, t) of length 1 by what `names` (U, C, D) and the data set's vectors (U, D) say."""
         hidden = (self.of_name(names) + self.of_dataset(vectors)[:, None]).relu()
-        shift = self.shift(hidden)
-        moved = text + shift * (self.limit * (self.text_dim + shift.square().sum(dim=-1, keepdim=True)).rsqrt())
-        # written so that no shift is no change, to the last bit; padded names have no length
-        return moved / (moved.norm(dim=-1, keepdim=True) - text.norm(dim=-1, keepdim=True) + 1)
+        hidden = F.pad(hidden, (0, 1), value=1.0)
+        basis = torch.cat([self.shift.weight, self.shift.bias[:, None]], dim=1).t()
+        square = ((hidden @ (basis @ basis.t())) * hidden).sum(dim=-1, keepdim=True).clamp(min=0)
+        weights = hidden * (self.limit * (self.text_dim + square).rsqrt())
+        # |T + shift|^2 with |T| = 1; written so that no shift is no change, to the last bit
+        along = ((text @ basis.t()) * weights).sum(dim=-1)
+        length = (1 + 2 * along + self.limit**2 * (square / (self.text_dim + square))[..., 0]).sqrt()
+        return Shade(weights, basis, length)
 
 
 class RegionWordAlignment(nn.Module):
@@ -184,13 +209,16 @@ class RegionWordAlignment(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.bias = nn.Parameter(torch.tensor(PRIOR_BIAS))
 
-    def forward(self, features: Sequence[Tensor], text: Tensor, dataset_bias: Tensor, *, first: int = 0) -> list[Tensor]:
+    def forward(
+        self, features: Sequence[Tensor], text: Tensor, dataset_bias: Tensor, *, shade: Shade | None = None, first: int = 0
+    ) -> list[Tensor]:
         """Score.
 
         Args:
             features: (B, N, D) of some stages, one after the other.
             text: (B, C, t) of length 1.
             dataset_bias: (B,).
+            shade: what the data set makes of the names; None: they are as they are.
             first: the stage of `features[0]`.
 
         Returns:
@@ -200,5 +228,10 @@ class RegionWordAlignment(nn.Module):
         regions = F.normalize(torch.cat(projected, dim=1).float(), dim=-1)  # all stages in one product: names are read once
         scale = self.log_scale.clamp(max=math.log(100.0)).exp()
         bias = (self.bias + dataset_bias)[:, None, None]
-        logits = torch.baddbmm(bias, regions * scale, text.float().transpose(1, 2))
+        regions, text = regions * scale, text.float().transpose(1, 2)
+        if shade is None:
+            logits = torch.baddbmm(bias, regions, text)
+        else:
+            logits = torch.baddbmm(regions @ text, regions @ shade.basis.float().t(), shade.weights.float().transpose(1, 2))
+            logits = logits / shade.length.float()[:, None] + bias
         return list(logits.split([x.shape[1] for x in features], dim=1))

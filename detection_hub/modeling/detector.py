@@ -255,7 +255,8 @@ class DetectionHub(nn.Module):
         if not self.training:  # only the last stage is read
             outputs = outputs[-1:]
         first = self.head.num_stages - len(outputs)
-        logits = self.hub.align([o.features for o in outputs], context.text, context.bias, first=first)
+        features = [o.features for o in outputs]
+        logits = self.hub.align(features, context.text, context.bias, shade=context.shade, first=first)
         return [(scores, o.boxes) for scores, o in zip(logits, outputs, strict=True)], context
 
     def _space(self, x: dict) -> LabelSpace:

@@ -15,7 +15,7 @@ from detection_hub.context import DatasetContext, read_flags
 from openvocab.errors import ConfigError, DataError, VocabularyError, WeightsError, nearest
 from openvocab.vocabulary import Vocabulary, merge
 
-from .adapters import DatasetVectors, KernelAdapter, QueryAdapter, RegionWordAlignment, SemanticBias
+from .adapters import DatasetVectors, KernelAdapter, QueryAdapter, RegionWordAlignment, SemanticBias, Shade
 from .decoder import KernelContext
 from .embeddings import KEPT as KEPT_NAMES
 from .embeddings import CategoryEmbeddings
@@ -63,6 +63,7 @@ class HubContext:
         boxes: (B, N, 4) CXCYWH shares.
         kernels: one a stage, or None.
         text: (B, C, t) names, of length 1; anything where a picture has fewer.
+        shade: what the pictures' data sets make of these, or None.
         columns: (B, C) bool, True on real names.
         bias: (B,) of scores.
     """
@@ -71,6 +72,7 @@ class HubContext:
     boxes: Tensor
     kernels: list[KernelContext] | None
     text: Tensor
+    shade: Shade | None
     columns: Tensor
     bias: Tensor
 
@@ -85,7 +87,11 @@ class HubContext:
             return x.expand(len(places), *x.shape[1:]) if len(x) == 1 else x[index]
 
         kernels = None if self.kernels is None else [KernelContext(*map(pick, k)) for k in self.kernels]
-        return HubContext(pick(self.queries), pick(self.boxes), kernels, *map(pick, (self.text, self.columns, self.bias)))
+        shade = self.shade
+        if shade is not None:
+            shade = shade._replace(weights=pick(shade.weights), length=pick(shade.length))
+        queries, boxes, text, columns, bias = map(pick, (self.queries, self.boxes, self.text, self.columns, self.bias))
+        return HubContext(queries, boxes, kernels, text, shade, columns, bias)
 
 
 class HubAdapter(nn.Module):
@@ -253,18 +259,22 @@ class HubAdapter(nn.Module):
         u = len(keys)
         if not self.arm.adapts:
             bias = text.new_zeros(u)
-            return HubContext(queries.expand(u, -1, -1), boxes.expand(u, -1, -1), None, text, columns, bias)
+            return HubContext(queries.expand(u, -1, -1), boxes.expand(u, -1, -1), None, text, None, columns, bias)
         names = self.to_token(text)
-        tokens, mask, vectors, bias = names, columns, None, text.new_zeros(u)
+        tokens, mask, shade, bias = names, columns, None, text.new_zeros(u)
         if self.arm.dataset:
             vectors, bias = self.vectors([k[1] for k in keys], [k[2] for k in keys])
             tokens, mask = self._with_dataset(names, columns, vectors)
-            text = self.semantic(text, names, vectors)
-        queries, boxes = self.query_adapter(queries, boxes, tokens, mask)
-        weight = mask[..., None].to(tokens.dtype)
-        summary = (tokens * weight).sum(1) / weight.sum(1)
+            shade = self.semantic(text, names, vectors)
+        if len({len(r) for r in rows}) == 1:  # no padding
+            queries, boxes = self.query_adapter(queries, boxes, tokens)
+            summary = tokens.mean(1)
+        else:
+            queries, boxes = self.query_adapter(queries, boxes, tokens, mask)
+            weight = mask[..., None].to(tokens.dtype)
+            summary = (tokens * weight).sum(1) / weight.sum(1)
         kernels = [adapter(summary) for adapter in self.kernels] or None
-        return HubContext(queries, boxes, kernels, text, columns, bias)
+        return HubContext(queries, boxes, kernels, text, shade, columns, bias)
 
     def _with_dataset(self, names: Tensor, columns: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens [E + s; s], or [s] in the arm that sees no names; and their mask."""

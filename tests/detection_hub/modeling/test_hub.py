@@ -17,6 +17,7 @@ from detection_hub.modeling import (
     HubAdapter,
     LabelSpace,
     QueryAdapter,
+    RegionWordAlignment,
     SemanticBias,
     to_pixels,
 )
@@ -71,7 +72,8 @@ def test_an_awake_hub_changes_queries_boxes_kernels_and_names() -> None:
     assert not torch.allclose(one.queries, other.queries, atol=1e-3) and len(one.kernels) == STAGES
     assert bool((one.kernels[0].gain.abs() > 1e-3).any()) and not torch.equal(one.bias, other.bias)
     dog = [n.vocabulary.index("dog") for n in (ANIMALS, THINGS)]
-    assert not torch.allclose(one.text[0, dog[0]], other.text[0, dog[1]], atol=1e-3)
+    shades = [c.shade.of(c.text)[0, row] for c, row in zip((one, other), dog, strict=True)]
+    assert torch.equal(one.text[0, dog[0]], other.text[0, dog[1]]) and not torch.allclose(*shades, atol=1e-3)
 
 
 def test_a_name_moves_at_most_as_far_as_it_may() -> None:
@@ -79,11 +81,39 @@ def test_a_name_moves_at_most_as_far_as_it_may() -> None:
     nn.init.normal_(bias.shift.weight, std=100.0)
     text = nn.functional.normalize(torch.randn(1, 50, TEXT), dim=-1)
     with torch.no_grad():
-        moved = bias(text, torch.randn(1, 50, DIM), torch.randn(1, DIM))
+        moved = bias(text, torch.randn(1, 50, DIM), torch.randn(1, DIM)).of(text)
     assert torch.allclose(moved.norm(dim=-1), torch.ones(1, 50), atol=1e-5)
     angles = (moved * text).sum(-1).clamp(max=1).arccos()
     assert float(angles.max()) <= math.asin(0.3) + 1e-3  # what a shift of 0.3 can turn a vector of length 1 by
     assert float(angles.max()) > 0.2
+
+
+@pytest.mark.parametrize("std", [0.0, 0.1, 100.0])
+def test_scores_against_shaded_names_are_those_against_the_written_out_vectors(std: float) -> None:
+    """In values and in all gradients; a bias that says nothing changes no bit of a score."""
+    torch.manual_seed(0)
+    bias = SemanticBias(dim=DIM, text_dim=TEXT)
+    align = RegionWordAlignment(dim=DIM, text_dim=TEXT, num_stages=2)
+    for parameter in bias.shift.parameters():
+        nn.init.normal_(parameter, std=std)
+    text = nn.functional.normalize(torch.randn(2, 9, TEXT), dim=-1)
+    features = [torch.randn(2, 5, DIM, requires_grad=True) for _ in range(2)]
+    names, vectors = torch.randn(2, 9, DIM), torch.randn(2, DIM)
+    weights, parameters = torch.randn(2, 5, 9), [*features, *bias.parameters(), *align.parameters()]
+
+    def judged(*, written_out: bool) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
+        u = bias.shift((bias.of_name(names) + bias.of_dataset(vectors)[:, None]).relu())
+        full = nn.functional.normalize(text + 0.3 * u / (TEXT + u.square().sum(-1, keepdim=True)).sqrt(), dim=-1)
+        shade = bias(text, names, vectors)
+        plain = {"text": full} if written_out else {"text": text, "shade": shade}
+        logits = align(features, dataset_bias=torch.zeros(2), **plain)
+        return logits, torch.autograd.grad(sum((x * weights).sum() for x in logits), parameters)
+
+    for a, b in zip(*(sum(map(list, judged(written_out=w)), []) for w in (True, False)), strict=True):
+        assert torch.allclose(a, b, atol=2e-4, rtol=1e-3)
+    if not std:
+        plain = align(features, text, torch.zeros(2))
+        assert all(torch.equal(a, b) for a, b in zip(plain, judged(written_out=False)[0], strict=True))
 
 
 def test_every_parameter_has_a_gradient_whatever_is_in_the_batch() -> None:
