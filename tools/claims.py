@@ -1,6 +1,6 @@
 """Measure the central claim of a paper again, at a scale that a laptop can run; say which part of it held.
 
-    python tools/claims.py regionclip --seeds 3
+    python tools/claims.py regionclip --seeds 3 [--jobs 2]
     python tools/claims.py regionclip --quick --out /tmp/claims        # seconds: does everything run? No figures to report
     python tools/claims.py regionclip --render                         # write the page anew from the numbers that are there
 
@@ -32,9 +32,11 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
+from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 
@@ -61,12 +63,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--arms", metavar="A,B", help="only these, for a look; the files are of these alone")
     add("--out", type=Path, default=ROOT / "docs" / "claims", metavar="DIR", help="default docs/claims")
     add("--work", type=Path, default=ROOT / "output" / "claims", metavar="DIR", help="kept between runs; default output/claims")
+    add("--jobs", type=int, default=1, metavar="N", help="processes that measure at once; default 1")
     add("--quick", action="store_true", help="a run of seconds")
     add("--fresh", action="store_true", help="measure everything anew")
     add("--render", action="store_true", help="measure nothing: write the page from the json in --out")
     args = parser.parse_args(argv)
-    if args.seeds < 1:
-        raise ConfigError(f"--seeds {args.seeds} must be at least 1")
+    if min(args.seeds, args.jobs) < 1:
+        raise ConfigError(f"--seeds {args.seeds} and --jobs {args.jobs} must be at least 1")
     return args
 
 
@@ -113,28 +116,83 @@ def digest_of(paper: ModuleType) -> str:
     return hashlib.sha256(b"\0".join(f.read_bytes() for f in files)).hexdigest()[:16]
 
 
+class Measuring:
+    """Measures one arm with one seed, or takes what is kept; `prepare` is called for the first that must be measured.
+
+    Args:
+        paper: as the module's docstring says.
+        args: of the command line: `paper`, `work`, `quick`, `fresh`.
+    """
+
+    def __init__(self, paper: ModuleType, args: argparse.Namespace) -> None:
+        self.paper, self.quick, self.fresh, self.digest = paper, args.quick, args.fresh, digest_of(paper)
+        self.work = args.work / (args.paper + ("_quick" if args.quick else ""))
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.state: tuple | None = None
+
+    def __call__(self, seed: int, arm: str) -> dict:
+        """Return {"values", "minutes", "new": was it measured just now?}."""
+        path = self.work / f"{arm.replace(' ', '_').replace('/', '_')}_seed{seed}.json"
+        found = None if self.fresh else kept(path, self.digest)
+        if found is not None:
+            return {**found, "new": False}
+        start = time.perf_counter()
+        if self.state is None:
+            self.state = (self.paper.prepare(self.work, self.quick),)
+        values = {k: float(v) for k, v in self.paper.run(self.state[0], arm, seed).items()}
+        check(values, self.paper, arm)
+        found = {"digest": self.digest, "minutes": (time.perf_counter() - start) / 60, "values": values}
+        keep(path, found)
+        logger.info("%s, seed %d: %s (%.1f min)", arm, seed, brief(values), found["minutes"])
+        return {**found, "new": True}
+
+
+_measuring: list[Measuring] = []  # of a process of `measure`
+
+
+def _begin(folder: Path, args: argparse.Namespace) -> None:
+    """Make a process of `measure` ready."""
+    import torch
+
+    global FOLDER
+    FOLDER = folder
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    torch.set_num_threads(max((os.cpu_count() or 1) // args.jobs, 1))
+    _measuring.append(Measuring(load_paper(args.paper), args))
+
+
+def _one(unit: tuple[int, str]) -> dict:
+    return _measuring[0](*unit)
+
+
 def measure(paper: ModuleType, args: argparse.Namespace, arms: Sequence[str]) -> dict:
-    """Run all arms with all seeds, or take what is kept: {"seeds", "arms", "minutes"}."""
-    work = args.work / (args.paper + ("_quick" if args.quick else ""))
-    work.mkdir(parents=True, exist_ok=True)
-    seeds, digest = list(range(args.first_seed, args.first_seed + args.seeds)), digest_of(paper)
-    state, minutes, rows = None, 0.0, {arm: [] for arm in arms}
-    for seed in seeds:  # a whole seed first: a stopped run has all arms of some seeds
-        for arm in arms:
-            path = work / f"{arm.replace(' ', '_').replace('/', '_')}_seed{seed}.json"
-            found = None if args.fresh else kept(path, digest)
-            if found is None:
-                start = time.perf_counter()
-                if state is None:
-                    state = (paper.prepare(work, args.quick),)
-                values = {k: float(v) for k, v in paper.run(state[0], arm, seed).items()}
-                check(values, paper, arm)
-                found = {"digest": digest, "minutes": (time.perf_counter() - start) / 60, "values": values}
-                keep(path, found)
-                logger.info("%s, seed %d: %s (%.1f min)", arm, seed, brief(values), found["minutes"])
-            minutes += found["minutes"]
-            rows[arm].append(found["values"])
-    return {"seeds": seeds, "arms": {arm: summed(values) for arm, values in rows.items()}, "minutes": round(minutes, 2)}
+    """Run all arms with all seeds, or take what is kept.
+
+    Args:
+        args: of the command line; with `jobs` above 1, so many processes take the next arm each.
+
+    Returns:
+        {"seeds", "arms", "minutes": of all arms together, "clock": minutes that passed; None if something was kept}.
+    """
+    seeds = list(range(args.first_seed, args.first_seed + args.seeds))
+    units = [(seed, arm) for seed in seeds for arm in arms]  # a whole seed first: a stopped run has all arms of some seeds
+    start = time.perf_counter()
+    if getattr(args, "jobs", 1) > 1:
+        processes = ProcessPoolExecutor(args.jobs, get_context("spawn"), initializer=_begin, initargs=(FOLDER, args))
+        with processes as pool:
+            waiting = [pool.submit(_one, unit) for unit in units]
+            try:
+                found = [w.result() for w in waiting]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    else:
+        measuring = Measuring(paper, args)
+        found = [measuring(*unit) for unit in units]
+    clock = round((time.perf_counter() - start) / 60, 2) if all(f["new"] for f in found) else None
+    rows = {arm: [f["values"] for f, (_, a) in zip(found, units, strict=True) if a == arm] for arm in arms}
+    minutes = round(sum(f["minutes"] for f in found), 2)
+    return {"seeds": seeds, "arms": {arm: summed(values) for arm, values in rows.items()}, "minutes": minutes, "clock": clock}
 
 
 def check(values: Mapping[str, float], paper: ModuleType, arm: str) -> None:
@@ -284,16 +342,23 @@ def page_of(paper: ModuleType, result: Mapping) -> str:
         "Arms:", "", *(f"- **{arm}**: {paper.ARMS[arm]}" for arm in result["arms"]), "",
         "Columns:", "", *(f"- **{m}**: {paper.METRICS[m]}" for m in used), "",
         f"A difference counts if it is above two standard deviations of it (2 x the root of the sum of both variances over "
-        f"{number}). It took {result['minutes']:.1f} minutes on {result['machine']}.", "",
+        f"{number}). It took {result['minutes']:.1f} minutes{by_clock(result)} on {result['machine']}.", "",
     ]  # fmt: skip
     return "\n".join(lines)
 
 
-def machine() -> str:
+def by_clock(result: Mapping) -> str:
+    """How long it was by the clock, where that is known."""
+    return f" of its arms, {result['clock']:.1f} by the clock," if result.get("clock") is not None else ""
+
+
+def machine(jobs: int = 1) -> str:
     """Say where it was measured."""
     import torch
 
-    return f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    cores, threads = os.cpu_count() or 1, torch.get_num_threads()
+    share = f"{threads} threads" if jobs == 1 else f"{jobs} processes of {max(cores // jobs, 1)} threads"
+    return f"{platform.machine()}, {cores} cores, {share}, torch {torch.__version__}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -309,7 +374,7 @@ def main(argv: list[str] | None = None) -> int:
         arms = chosen(paper, args.arms)
         result = measure(paper, args, arms)
         command = f"python tools/claims.py {shlex.join(argv)}"
-        result |= {"machine": machine(), "command": command, "quick": args.quick}
+        result |= {"machine": machine(args.jobs), "command": command, "quick": args.quick}
     result["claims"] = claims_of(paper, result)
     keep(numbers, result)
     from openvocab.io import atomic_write

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ class TimmBackbone(Backbone):
         freeze_at: how many top-level stages, counted from the stem (1 = stem only), keep their values; 0 trains all.
         freeze_norm: keep every batch norm's statistics and affine parameters fixed (batches of a few pictures need it).
         drop_path_rate: stochastic depth, handed to timm.
+        channels_last: hold maps and weights with the channels innermost, in which depthwise convolutions are quicker on a CPU.
 
     Raises:
         ConfigError: for a model timm does not know, or an index it does not have.
@@ -38,6 +40,7 @@ class TimmBackbone(Backbone):
         freeze_at: int = 0,
         freeze_norm: bool = True,
         drop_path_rate: float = 0.0,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         import timm
@@ -64,6 +67,8 @@ class TimmBackbone(Backbone):
         elif weights is not None:
             raise ConfigError(f"weights='{weights}' is not known; use 'package', None, or load a file after the model is built")
         self._freeze(freeze_at)
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        self.net.to(memory_format=self._format)
 
     @property
     def size_divisibility(self) -> int:
@@ -93,7 +98,8 @@ class TimmBackbone(Backbone):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map pictures (B, 3, H, W) to `{"stage2": (B, C2, H/8, W/8), ...}`."""
-        return dict(zip(self._out_features, self.net(x), strict=True))
+        maps = self.net(x.contiguous(memory_format=self._format))
+        return dict(zip(self._out_features, maps, strict=True))
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return {

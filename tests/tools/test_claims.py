@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -123,9 +124,35 @@ def test_a_stopped_run_goes_on_and_changed_code_starts_anew(claims: ModuleType, 
     assert (work / "runs").read_text() == "none,0;full,0;full,0;half of it,0;", "'none' was kept"
     run(claims, tmp_path, "--seeds", "1")
     assert (work / "prepared").read_text() == "xx", "nothing to measure, nothing to prepare"
+    assert json.loads((tmp_path / "out" / "made_up.json").read_text())["clock"] is None, "kept numbers have no clock"
     (tmp_path / "papers" / "helping.py").write_text("offset = 1.0  # another\n")
     run(claims, tmp_path, "--seeds", "1", "--arms", "none")
     assert (work / "runs").read_text().endswith(";none,0;")
+
+
+def test_several_processes_give_the_same_numbers(claims: ModuleType, tmp_path: Path) -> None:
+    """As a command, since the processes import it; and one arm's fault ends the run with its sentence."""
+    driver = tmp_path / "driver.py"
+    driver.write_text(
+        "import sys\nfrom pathlib import Path\n"
+        f"sys.path.insert(0, {str(ROOT / 'tools')!r})\nimport claims\n"
+        "if __name__ == '__main__':\n    claims.FOLDER = Path(sys.argv[1])\n"
+        "    claims.cli_main(lambda: claims.main(sys.argv[2:]))\n"
+    )
+
+    def command(*options: str) -> subprocess.CompletedProcess:
+        words = [sys.executable, str(driver), str(tmp_path / "papers"), "made_up", "--jobs", "2", "--work", str(tmp_path / "two")]
+        return subprocess.run([*words, "--out", str(tmp_path / "out"), *options], capture_output=True, text=True, timeout=300)
+
+    found = command("--seeds", "2")
+    assert found.returncode == 0, found.stderr
+    together = json.loads((tmp_path / "out" / "made_up.json").read_text())
+    alone = run(claims, tmp_path, "--seeds", "2")
+    assert together["arms"] == alone["arms"] and together["seeds"] == [0, 1] and together["clock"] is not None
+    assert "2 processes of" in together["machine"] and (tmp_path / "two" / "made_up" / "runs").read_text().count(";") == 6
+    (tmp_path / "papers" / "helping.py").write_text("offset = 'much'\n")
+    found = command("--seeds", "1")
+    assert found.returncode != 0 and "TypeError" in found.stderr
 
 
 def test_one_seed_a_quick_run_and_the_page_alone(claims: ModuleType, tmp_path: Path) -> None:

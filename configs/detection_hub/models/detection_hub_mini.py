@@ -14,7 +14,9 @@ DIM, STAGES = 128, 3
 
 model = L(DetectionHub)(
     backbone=L(FPN)(
-        bottom_up=L(TimmBackbone)(name="tf_efficientnet_lite0", out_indices=(2, 3, 4), weights="package", freeze_at=3),
+        bottom_up=L(TimmBackbone)(
+            name="tf_efficientnet_lite0", out_indices=(2, 3, 4), weights="package", freeze_at=3, channels_last=True
+        ),
         in_features=["stage2", "stage3", "stage4"],
         out_channels=DIM,
     ),

@@ -121,3 +121,13 @@ def test_fused_window_attention_is_detectron2s() -> None:
     for (name, a), b in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
         if b.grad is not None:
             assert torch.allclose(a.grad, b.grad, atol=1e-4 * float(b.grad.abs().max()) + 1e-5), name
+
+
+def test_channels_last_gives_the_same_maps_in_another_order() -> None:
+    plain, other = (TimmBackbone(weights="package", channels_last=c).eval() for c in (False, True))
+    picture = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        ours, theirs = plain(picture), other(picture)
+    for key, value in ours.items():
+        assert theirs[key].is_contiguous(memory_format=torch.channels_last) and value.is_contiguous()
+        assert torch.allclose(value, theirs[key], atol=1e-4 * float(value.abs().max()))
