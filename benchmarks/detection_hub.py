@@ -99,10 +99,10 @@ def picture(model: torch.nn.Module, size: int) -> Callable[[], None]:
 
 def step(model: torch.nn.Module, size: int, batch: int) -> Callable[[], None]:
     """A function that makes one training step: forward, backward, AdamW."""
-    import torch
+    from openvocab.engine import build_adamw
 
     several = inputs(size, batch)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
+    optimizer = build_adamw(model=model, lr=1e-6)
 
     def run() -> None:
         optimizer.zero_grad()

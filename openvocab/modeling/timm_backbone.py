@@ -25,7 +25,7 @@ class TimmBackbone(Backbone):
         freeze_at: how many top-level stages, counted from the stem (1 = stem only), keep their values; 0 trains all.
         freeze_norm: keep every batch norm's statistics and affine parameters fixed (batches of a few pictures need it).
         drop_path_rate: stochastic depth, handed to timm.
-        channels_last: hold maps and weights with the channels innermost, in which depthwise convolutions are quicker on a CPU.
+        channels_last: hold maps with the channels innermost, in which depthwise convolutions are quicker on a CPU.
 
     Raises:
         ConfigError: for a model timm does not know, or an index it does not have.
@@ -68,7 +68,6 @@ class TimmBackbone(Backbone):
             raise ConfigError(f"weights='{weights}' is not known; use 'package', None, or load a file after the model is built")
         self._freeze(freeze_at)
         self._format = torch.channels_last if channels_last else torch.contiguous_format
-        self.net.to(memory_format=self._format)
 
     @property
     def size_divisibility(self) -> int:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from detectron2.solver import WarmupParamScheduler
@@ -78,7 +80,31 @@ def test_a_step_is_torchs_own(build):
             optimizer.zero_grad()
             model(x).square().sum().backward()
             optimizer.step()
-    assert torch.equal(ours.weight, theirs.weight)
+    assert torch.allclose(ours.weight, theirs.weight, atol=1e-6)
+
+
+def test_loaded_averages_are_laid_out_as_their_parameters_are():
+    """The fused kernel reads memory in order: averages saved with other strides would meet the wrong weights."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8, 8)
+
+    def step(conv: nn.Conv2d, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        conv(x).square().sum().backward()
+        optimizer.step()
+
+    plain = nn.Conv2d(3, 4, 3)
+    optimizer = build_adamw(model=plain, lr=0.1)
+    assert all(group["fused"] for group in optimizer.param_groups)
+    step(plain, optimizer)
+    other = nn.Conv2d(3, 4, 3)
+    other.load_state_dict(plain.state_dict())
+    other.to(memory_format=torch.channels_last)
+    resumed = build_adamw(model=other, lr=0.1)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for conv, its in ((plain, optimizer), (other, resumed)):
+        step(conv, its)
+    assert torch.allclose(plain.weight, other.weight, atol=1e-5)
 
 
 class Clock:
