@@ -166,3 +166,35 @@ def from_official(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
     if not result:
         raise WeightsError(f"none of the {len(keys)} tensors has a name of microsoft/GLIP's, such as rpn.head.log_scale")
     return result, report
+
+
+_SWIN = re.compile(r"(patch_embed\.|layers\.\d+\.(blocks\.\d+\.(norm[12]|attn|mlp)|downsample)\.|norm[0-3]\.)")
+_SWIN_LEFT_OUT = re.compile(r"(head|norm)\.(weight|bias)$|.*\.attn_mask$")
+
+
+def from_swin(
+    state_dict: Mapping[str, Tensor], *, prefix: str = "backbone.bottom_up."
+) -> tuple[dict[str, Tensor], ConversionReport]:
+    """Take an ImageNet Swin of microsoft/Swin-Transformer (its "model" entry) as the image network that pretraining starts from.
+
+    The classifier and the norm before it are dropped; a detector's norms of single stages (norm0 to norm3) are not in such a file.
+
+    Args:
+        state_dict: "patch_embed.proj.weight", "layers.0.blocks.0.attn.qkv.weight", ...
+        prefix: of our names.
+
+    Raises:
+        WeightsError: if nothing in it is a Swin's.
+    """
+    report, result = ConversionReport(), {}
+    for key, value in state_dict.items():
+        if _SWIN_LEFT_OUT.match(key):
+            report.dropped.append(key)
+        elif _SWIN.match(key):
+            report.matched[key], result[prefix + key] = prefix + key, value
+        else:
+            report.unexpected.append(key)
+    if not result:
+        number = len(state_dict)
+        raise WeightsError(f"none of the {number} tensors is named as microsoft/Swin-Transformer's are, patch_embed.proj.weight")
+    return result, report

@@ -7,6 +7,7 @@
     python tools/convert_weights.py --from glip glip_tiny_model_o365_goldg_cc_sbu.pth glip_tiny.safetensors
     python tools/convert_weights.py --from sparse-rcnn --num-queries 300 r50_100pro_3x_model.pth sparse_rcnn_r50.safetensors
     python tools/convert_weights.py --from resnet resnet50-11ad3fa6.pth r50_backbone.safetensors
+    python tools/convert_weights.py --from swin swin_tiny_patch4_window7_224.pth swin_t.safetensors
     python tools/convert_weights.py --from as-is --allow-pickle theirs.pkl theirs.safetensors
 
 Prints what became of each part. OUT is .safetensors or .pth and is written whole or not at all; it says where it comes from.
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 # name -> module and function that rename a state dict, and the options it takes
 _KINDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "glip": ("glipv2.convert", "from_official", ()),
+    "swin": ("glipv2.convert", "from_swin", ()),
     "regionclip": ("regionclip.convert", "from_official", ("classes", "variant")),
     "regionclip-rpn": ("regionclip.convert", "from_rpn", ()),
     "clip": ("regionclip.convert", "from_clip", ("variant",)),

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torchvision.ops import batched_nms
 
 from openvocab.errors import ConfigError
 
-AGGREGATES = ("mean", "max")
+AGGREGATES = ("mean", "max", "power")
 
 
 def phrase_scores(logits: Tensor, token_map: Tensor, aggregate: str = "mean") -> Tensor:
@@ -20,16 +21,18 @@ def phrase_scores(logits: Tensor, token_map: Tensor, aggregate: str = "mean") ->
     Args:
         logits: (N, T) alignment of cells and tokens.
         token_map: (P, T) bool, the tokens of each phrase (at least one each).
-        aggregate: `"mean"` (GLIP) or `"max"` over a phrase's tokens.
+        aggregate: over a phrase's tokens, `"mean"` (GLIP), `"max"`, or `"power"`, the geometric mean (its variant for LVIS).
 
     Returns:
         (N, P) in 0..1.
     """
-    prob = logits.float().sigmoid()
+    logits = logits.float()
     if aggregate == "max":
+        prob = logits.sigmoid()
         return torch.stack([prob[:, row].amax(dim=1) for row in token_map], dim=1)
-    weights = token_map.to(prob.dtype)
-    return prob @ (weights / weights.sum(dim=1, keepdim=True).clamp(min=1)).t()
+    weights = token_map.to(logits.dtype)
+    weights = (weights / weights.sum(dim=1, keepdim=True).clamp(min=1)).t()
+    return (F.logsigmoid(logits) @ weights).exp() if aggregate == "power" else logits.sigmoid() @ weights
 
 
 class GroundingPostProcessor:

@@ -5,13 +5,13 @@ tuning (its README). Not run here: neither the data nor the time.
 Cost: that of the paper, 32 V100; the time is not known to us.
 Command: python tools/train_net.py --config-file configs/glipv2/pretrain/glip_tiny.py
     --num-gpus 32 model.text_encoder.source=bert-base model.text_encoder.config=null train.init_checkpoint=swin_t.safetensors
-with an ImageNet Swin-T whose names begin with "backbone.bottom_up.", and below $DETECTRON2_DATASETS: objects365/, flickr30k/,
+with an ImageNet Swin-T (tools/convert_weights.py --from swin), and below $DETECTRON2_DATASETS: objects365/, flickr30k/,
 gqa/images, mdetr_annotations/, and cc3m/ and sbu/ with the pseudo_boxes.jsonl of tools/pseudo_boxes.py.
 
 The paper's and the released code's: rates, decay, warm-up, clipping, moving average, batch, sizes, up to 85 absent names, boxes of
 the teacher above 0.5, other captions packed around a caption. Ours: the shares of the sets and the number of steps, because the
-sizes of the sets are not in our sheets (1.46 M samples stand for one of 30 epochs); sentences over 256 tokens are left out, not cut
-off; no DropBlock; bfloat16.
+copies that the released yaml of GLIP-T takes of each set are not in our sheets (1.46 M samples stand for one of 30 epochs;
+glip_large.py has GLIP-L's copies); sentences over 256 tokens are left out, not cut off; no DropBlock; bfloat16.
 """
 
 from detectron2.config import LazyCall as L
