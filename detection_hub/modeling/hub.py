@@ -23,6 +23,7 @@ from .labels import LabelSpace
 
 logger = logging.getLogger(__name__)
 METADATA = "metadata"
+BLOCK = 2**20  # bytes; the entry fills whole blocks, since fvcore's checkpointer drops what differs in size from the model's own
 KEPT = 8  # prepared contexts that evaluation keeps
 
 
@@ -296,7 +297,8 @@ class HubAdapter(nn.Module):
         }
 
     def _metadata_tensor(self) -> Tensor:
-        return torch.frombuffer(bytearray(json.dumps(self.metadata(), sort_keys=True).encode()), dtype=torch.uint8)
+        text = json.dumps(self.metadata(), sort_keys=True).encode()
+        return torch.frombuffer(bytearray(text.ljust(-(-len(text) // BLOCK) * BLOCK)), dtype=torch.uint8)
 
     def before_load(self, tensors: MutableMapping[str, Tensor], prefix: str = "") -> Callable[[], None] | None:
         """Take data sets that this hub does not know from a state dict's "metadata" (json as bytes), before it is loaded.
@@ -345,7 +347,7 @@ def read_metadata(value: Tensor) -> dict:
         WeightsError: if it is no json of the expected form.
     """
     try:
-        found = json.loads(bytes(value.to("cpu", torch.uint8).tolist()).decode())
+        found = json.loads(value.to("cpu", torch.uint8).numpy().tobytes().decode())
         datasets = [DatasetContext.from_dict(d) for d in found.get("datasets", [])]
     except (ValueError, TypeError, AttributeError, DataError) as error:
         raise WeightsError(f"the hub's metadata in these weights cannot be read: {error}") from error

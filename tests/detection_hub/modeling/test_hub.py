@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from detection_hub import DatasetContext
@@ -342,6 +344,15 @@ def test_a_failed_load_leaves_no_data_set_behind() -> None:
     assert all(torch.equal(after[k], before[k]) for k in before)
     load_into(fresh, saved(trained), strict=True)
     assert set(fresh.hub.datasets) == {"animals", "things", "extra"}
+
+
+def test_detectron2s_checkpointer_brings_the_data_sets_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It throws away entries that differ in size from the model's own, and metadata of other data sets would."""
+    trained, fresh = awake(build_tiny()), build_tiny(tiny_hub(datasets=[]))
+    DetectionCheckpointer(trained, str(tmp_path)).save("model")
+    DetectionCheckpointer(fresh).load(str(tmp_path / "model.pth"))
+    assert list(fresh.hub.datasets) == ["animals", "things"] and "hub." not in caplog.text
+    assert torch.equal(scores(fresh, sample("things"))[0], scores(trained, sample("things"))[0])
 
 
 def test_metadata_that_cannot_be_read() -> None:
