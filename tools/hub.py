@@ -207,7 +207,7 @@ def added(args: argparse.Namespace) -> None:
         model.add_dataset(row.context())
     with atomic_write(args.output) as file:
         torch.save({"model": {name: value.cpu() for name, value in model.state_dict().items()}}, file)
-    print(f"wrote {args.output}: use it with dataset='{hub.names[0]}'")
+    print(f"wrote {args.output}: use it with dataset={' or '.join(map(repr, hub.names))}")
 
 
 def tuned(args: argparse.Namespace) -> None:

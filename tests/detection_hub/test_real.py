@@ -51,7 +51,7 @@ def test_budgets(real: ModuleType) -> None:
     assert all(sorted(n for names in real.detectors_of(arm) for n in names) == sorted(real.SETS) for arm in real.ARMS)
     steps = {arm: real.steps_of(arm, 5) for arm in real.ARMS}
     assert steps["hub"] == steps["single"] == steps["hub_quarter"] == 35
-    assert steps["single_triple_quarter"] == 3 * 35 and steps["single_long"] == 7 * 35
+    assert steps["single_triple_quarter"] == steps["hub_triple"] == 3 * 35 and steps["single_long"] == 7 * 35
 
 
 def test_quarters_share_no_picture(real: ModuleType, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_results_are_kept_and_a_page_written(real: ModuleType, tmp_path: Path, m
     result = json.loads(numbers.read_text())
     assert result["arms"]["hub"]["AP"] == {"mean": 30.5, "sd": pytest.approx(0.5**0.5), "values": [30.0, 31.0]}
     assert result["arms"]["single"]["coco_mini AP"]["mean"] == 20.5 and result["steps"] == 3
-    assert [c["held"] for c in result["claims"]] == [True, None, None, None, None, None]
+    assert [c["held"] for c in result["claims"]] == [True] + [None] * 6
     text = page.read_text()
     assert "3 steps a set: the hub has 21 in all" in text and "30.5 ± 0.7" in text and "**Not measured**" in text
     real.main([*argv[:3], "4", *argv[4:]])
