@@ -5,7 +5,7 @@
 The sets are those of configs/detection_hub/hubs/small_sets.py (bccd in two conventions, raccoon, aquarium, pothole, deeppcb,
 coco_mini; of $OPENVOCAB_SHARED_DATA, or ../shared/data). --steps counts batches of each set. Results are kept for each arm and seed
 in --work, and for each detector of the arms "single..."; a training that was stopped goes on from its checkpoint. Writes the page
-docs/claims/detection_hub_real.md, and all numbers with --json.
+docs/claims/detection_hub_real.md, its curves beside it (.png), and all numbers with --json.
 """
 
 from __future__ import annotations
@@ -170,6 +170,35 @@ def steps_of(arm: str, steps: int) -> int:
     return steps * len(SETS) * times_of(arm)
 
 
+def draw_curves(result: Mapping, target: Path) -> None:
+    """Draw the mean AP of hubs and of separate detectors over the steps that they have in all, with sds.
+
+    Args:
+        result: of `claims.measure`, with "steps".
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6.4, 3.8), dpi=110)
+    styles = {"hub": ("C0", "one hub"), "single": ("C1", "a detector for each set")}
+    for kind, (color, label) in styles.items():
+        for suffix, line, data in (("", "-", ""), ("_quarter", "--", ", a quarter of the pictures")):
+            names = [n for n in result["arms"] if n.startswith(kind) and n.endswith("_quarter") == bool(suffix)]
+            found = [(steps_of(n, result["steps"]), result["arms"][n]["AP"]) for n in names]
+            points = sorted((steps, ap["mean"], ap["sd"]) for steps, ap in found)
+            if points:
+                x, mean, sd = zip(*points, strict=True)
+                axis.errorbar(x, mean, sd, color=color, linestyle=line, marker="o", capsize=3, label=label + data)
+    axis.set(xlabel="training steps in all", ylabel="AP, mean over the sets", xlim=(0, None), ylim=(0, None))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(target)
+    plt.close(figure)
+
+
 # ---- as tools/claims.py has it ----------------------------------------------------------------------------------------
 
 
@@ -239,6 +268,8 @@ def main(argv: list[str] | None = None) -> int:
     args.page.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(args.page, "w") as file:
         file.write(claims.page_of(paper, result))
+        file.write(f"\n![mean AP over training steps]({args.page.stem}.png)\n")
+    draw_curves(result, args.page.with_suffix(".png"))
     if args.json:
         claims.keep(args.json, result)
     print(json.dumps({arm: {m: round(v["mean"], 2) for m, v in row.items()} for arm, row in result["arms"].items()}), flush=True)

@@ -97,6 +97,7 @@ def test_results_are_kept_and_a_page_written(real: ModuleType, tmp_path: Path, m
     assert [c["held"] for c in result["claims"]] == [True] + [None] * 6
     text = page.read_text()
     assert "3 steps a set: the hub has 21 in all" in text and "30.5 ± 0.7" in text and "**Not measured**" in text
+    assert "](real.png)" in text and (tmp_path / "real.png").read_bytes().startswith(b"\x89PNG")
     real.main([*argv[:3], "4", *argv[4:]])
     assert len(calls) == 17 + 16, "another number of steps is another result"
 
