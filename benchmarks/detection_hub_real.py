@@ -72,7 +72,7 @@ CLAIMS = [
     )
 ]
 CLAIMS.append(
-    {"text": "so it is after three times as many steps of both", "better": ("hub_triple", "AP"), "worse": ("single_triple", "AP")}
+    {"text": "one hub is better than seven detectors at three times as many steps a set", "better": ("hub_triple", "AP"), "worse": ("single_triple", "AP")}
 )
 HELPS = ("hub", list(METRICS))
 FILES = [f"../{CONFIG}", "../configs/detection_hub/models/detection_hub_mini.py"]
