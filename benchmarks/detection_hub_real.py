@@ -71,9 +71,8 @@ CLAIMS = [
         ("single_long", "better than", "that each have as many steps as it has in all", {}),
     )
 ]
-CLAIMS.append(
-    {"text": "one hub is better than seven detectors at three times as many steps a set", "better": ("hub_triple", "AP"), "worse": ("single_triple", "AP")}
-)
+_LATER = "one hub is better than seven detectors at three times as many steps a set"
+CLAIMS.append({"text": _LATER, "better": ("hub_triple", "AP"), "worse": ("single_triple", "AP")})
 HELPS = ("hub", list(METRICS))
 FILES = [f"../{CONFIG}", "../configs/detection_hub/models/detection_hub_mini.py"]
 
