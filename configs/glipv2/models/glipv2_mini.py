@@ -34,7 +34,9 @@ box_coder = L(Box2BoxTransform)(weights=(10.0, 10.0, 5.0, 5.0))
 
 model = L(GLIPv2)(
     backbone=L(FPN)(
-        bottom_up=L(TimmBackbone)(name="tf_efficientnet_lite0", out_indices=(2, 3, 4), weights="package", freeze_at=3),
+        bottom_up=L(TimmBackbone)(
+            name="tf_efficientnet_lite0", out_indices=(2, 3, 4), weights="package", freeze_at=3, channels_last=True
+        ),
         in_features=["stage2", "stage3", "stage4"],
         out_channels=CHANNELS,
         top_block=L(LastLevelP6P7)(in_channels=CHANNELS, out_channels=CHANNELS, in_feature="p5"),
