@@ -5,8 +5,9 @@
     python tools/claims.py regionclip --render                         # write the page anew from the numbers that are there
 
 Writes docs/claims/PAPER.json (seeds, metrics of every arm as mean, sd, values, machine, command, minutes) and PAPER.md beside it.
-Each arm of each seed is kept in output/claims/PAPER as soon as it is measured, and measured again only if the paper's code
-changed: a run that was stopped goes on. Exit code: 0, whatever held; 2, with one sentence, if it could not be measured.
+Each arm of each seed is kept in output/claims/PAPER as soon as it is measured, and measured again only if the paper's files
+changed: a run that was stopped goes on. The page says of which commits the code was; --fresh takes nothing that was kept.
+Exit code: 0, whatever held; 2, with one sentence, if it could not be measured.
 
 A paper is benchmarks/claims/PAPER.py; files beside it can be imported. It holds
     TITLE, SETTING   a line, and Markdown that says what is measured, and how
@@ -15,7 +16,7 @@ A paper is benchmarks/claims/PAPER.py; files beside it can be imported. It holds
                      also be 10 at least; with "within": 2, the first may be up to 2 below the second, and sds do not count
     HELPS            optional (arm, [metric, ...]): the arm all others are compared with in the sentences on what helps
     FILES            optional: other files, relative to it, on which the numbers depend
-    prepare(work, quick) -> state        made once a run; `work` is a folder that stays
+    prepare(work, quick) -> state        made once a run; `work` is a folder that stays (with --jobs, one of the process)
     run(state, arm, seed) -> {metric: number}
 """
 
@@ -28,11 +29,14 @@ import logging
 import os
 import platform
 import shlex
+import shutil
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -45,6 +49,8 @@ from openvocab.errors import ConfigError, ToolParser, cli_main, nearest
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks" / "claims"
 NEEDED = ("TITLE", "SETTING", "ARMS", "METRICS", "CLAIMS", "prepare", "run")
+MOST_JOBS = 61  # more are refused on Windows
+OWN = "process_"  # a process's folder, with its number
 SDS = 2.0  # a difference counts from so many standard deviations on
 logger = logging.getLogger("claims")
 
@@ -68,8 +74,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--fresh", action="store_true", help="measure everything anew")
     add("--render", action="store_true", help="measure nothing: write the page from the json in --out")
     args = parser.parse_args(argv)
-    if min(args.seeds, args.jobs) < 1:
-        raise ConfigError(f"--seeds {args.seeds} and --jobs {args.jobs} must be at least 1")
+    if args.seeds < 1 or not 1 <= args.jobs <= MOST_JOBS:
+        raise ConfigError(f"--seeds {args.seeds} must be at least 1, and --jobs {args.jobs} from 1 to {MOST_JOBS}")
     return args
 
 
@@ -122,12 +128,14 @@ class Measuring:
     Args:
         paper: as the module's docstring says.
         args: of the command line: `paper`, `work`, `quick`, `fresh`.
+        own: name of a folder in `work` for what `prepare` and `run` write; None: `work` itself.
     """
 
-    def __init__(self, paper: ModuleType, args: argparse.Namespace) -> None:
+    def __init__(self, paper: ModuleType, args: argparse.Namespace, own: str | None = None) -> None:
         self.paper, self.quick, self.fresh, self.digest = paper, args.quick, args.fresh, digest_of(paper)
-        self.work = args.work / (args.paper + ("_quick" if args.quick else ""))
-        self.work.mkdir(parents=True, exist_ok=True)
+        self.work = folder_of(args)
+        self.own = self.work / own if own else self.work
+        self.own.mkdir(parents=True, exist_ok=True)
         self.state: tuple | None = None
 
     def __call__(self, seed: int, arm: str) -> dict:
@@ -138,13 +146,19 @@ class Measuring:
             return {**found, "new": False}
         start = time.perf_counter()
         if self.state is None:
-            self.state = (self.paper.prepare(self.work, self.quick),)
+            self.state = (self.paper.prepare(self.own, self.quick),)
         values = {k: float(v) for k, v in self.paper.run(self.state[0], arm, seed).items()}
         check(values, self.paper, arm)
-        found = {"digest": self.digest, "minutes": (time.perf_counter() - start) / 60, "values": values}
+        minutes = (time.perf_counter() - start) / 60
+        found = {"digest": self.digest, "commit": commit(), "minutes": minutes, "values": values}
         keep(path, found)
         logger.info("%s, seed %d: %s (%.1f min)", arm, seed, brief(values), found["minutes"])
         return {**found, "new": True}
+
+
+def folder_of(args: argparse.Namespace) -> Path:
+    """Where a paper's numbers are kept."""
+    return args.work / (args.paper + ("_quick" if args.quick else ""))
 
 
 _measuring: list[Measuring] = []  # of a process of `measure`
@@ -152,17 +166,47 @@ _measuring: list[Measuring] = []  # of a process of `measure`
 
 def _begin(folder: Path, args: argparse.Namespace) -> None:
     """Make a process of `measure` ready."""
+    import signal
+
     import torch
 
     global FOLDER
     FOLDER = folder
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends the others
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     torch.set_num_threads(max((os.cpu_count() or 1) // args.jobs, 1))
-    _measuring.append(Measuring(load_paper(args.paper), args))
+    _measuring.append(Measuring(load_paper(args.paper), args, f"{OWN}{os.getpid()}"))
 
 
 def _one(unit: tuple[int, str]) -> dict:
     return _measuring[0](*unit)
+
+
+def in_processes(args: argparse.Namespace, units: Sequence[tuple[int, str]]) -> list[dict]:
+    """Let `args.jobs` processes take the next unit each; the first fault, or Ctrl-C, ends them all at once.
+
+    Raises:
+        ConfigError: if a process was killed.
+    """
+    pool = ProcessPoolExecutor(args.jobs, get_context("spawn"), initializer=_begin, initargs=(FOLDER, args))
+    try:
+        waiting = [pool.submit(_one, unit) for unit in units]
+        wait(waiting, return_when=FIRST_EXCEPTION)
+        faults = [w.exception() for w in waiting if w.done() and w.exception() is not None]
+        if faults:
+            raise faults[0]
+        return [w.result() for w in waiting]
+    except BrokenProcessPool as error:
+        raise ConfigError("a process that measured was killed, perhaps for lack of memory; use fewer --jobs") from error
+    finally:
+        processes = list((pool._processes or {}).values())  # shutdown forgets them, and waits for what they are at
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+        for folder in folder_of(args).glob(f"{OWN}*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def measure(paper: ModuleType, args: argparse.Namespace, arms: Sequence[str]) -> dict:
@@ -172,27 +216,22 @@ def measure(paper: ModuleType, args: argparse.Namespace, arms: Sequence[str]) ->
         args: of the command line; with `jobs` above 1, so many processes take the next arm each.
 
     Returns:
-        {"seeds", "arms", "minutes": of all arms together, "clock": minutes that passed; None if something was kept}.
+        {"seeds", "arms", "minutes": of all arms together, "clock": minutes that passed, None if something was kept, "commits": of
+        the code}.
     """
     seeds = list(range(args.first_seed, args.first_seed + args.seeds))
     units = [(seed, arm) for seed in seeds for arm in arms]  # a whole seed first: a stopped run has all arms of some seeds
     start = time.perf_counter()
     if getattr(args, "jobs", 1) > 1:
-        processes = ProcessPoolExecutor(args.jobs, get_context("spawn"), initializer=_begin, initargs=(FOLDER, args))
-        with processes as pool:
-            waiting = [pool.submit(_one, unit) for unit in units]
-            try:
-                found = [w.result() for w in waiting]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        found = in_processes(args, units)
     else:
         measuring = Measuring(paper, args)
         found = [measuring(*unit) for unit in units]
     clock = round((time.perf_counter() - start) / 60, 2) if all(f["new"] for f in found) else None
     rows = {arm: [f["values"] for f, (_, a) in zip(found, units, strict=True) if a == arm] for arm in arms}
     minutes = round(sum(f["minutes"] for f in found), 2)
-    return {"seeds": seeds, "arms": {arm: summed(values) for arm, values in rows.items()}, "minutes": minutes, "clock": clock}
+    result = {"seeds": seeds, "arms": {arm: summed(values) for arm, values in rows.items()}, "minutes": minutes, "clock": clock}
+    return result | {"commits": sorted({f.get("commit", "") for f in found} - {""})}
 
 
 def check(values: Mapping[str, float], paper: ModuleType, arm: str) -> None:
@@ -342,7 +381,8 @@ def page_of(paper: ModuleType, result: Mapping) -> str:
         "Arms:", "", *(f"- **{arm}**: {paper.ARMS[arm]}" for arm in result["arms"]), "",
         "Columns:", "", *(f"- **{m}**: {paper.METRICS[m]}" for m in used), "",
         f"A difference counts if it is above two standard deviations of it (2 x the root of the sum of both variances over "
-        f"{number}). It took {result['minutes']:.1f} minutes{by_clock(result)} on {result['machine']}.", "",
+        f"{number}). It took {result['minutes']:.1f} minutes{by_clock(result)} on {result['machine']}"
+        f"{', with the code of ' if result.get('commits') else ''}{', '.join(result.get('commits', []))}.", "",
     ]  # fmt: skip
     return "\n".join(lines)
 
@@ -350,6 +390,15 @@ def page_of(paper: ModuleType, result: Mapping) -> str:
 def by_clock(result: Mapping) -> str:
     """How long it was by the clock, where that is known."""
     return f" of its arms, {result['clock']:.1f} by the clock," if result.get("clock") is not None else ""
+
+
+def commit() -> str:
+    """The code that measures, as git knows it; with a + if files differ from it. Empty where there is no git."""
+    try:
+        words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
+        return subprocess.run(words, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def machine(jobs: int = 1) -> str:

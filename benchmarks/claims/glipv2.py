@@ -128,6 +128,8 @@ CLAIMS += [
     for metric in ("VQA", "CIDEr")
 ]
 FILES = ["glipv2_shapes.py", "glipv2_tasks.py", "glipv2_adapt.py", "regionclip_fitting.py"]
+FILES += [f"../../configs/glipv2/adapt/{mode}.py" for mode in adapt.MODES.values() if mode]
+FILES += ["../../configs/glipv2/models/glipv2_shapes_tasks.py", "../../openvocab/weights/default.safetensors"]
 
 
 @dataclass

@@ -233,8 +233,11 @@ class HubAdapter(nn.Module):
         unique = list(dict.fromkeys(keys))
         places = [unique.index(k) for k in keys]
         if self.training or torch.is_grad_enabled():
+            self._kept.clear()  # parameters are about to change
             return self._prepare(unique, queries, boxes).of(places)
-        state = tuple((p.data_ptr(), p._version) for p in (queries, boxes, *self.parameters(), self.embeddings.mu))
+        kind = queries.device.type
+        state = (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+        state += tuple((p.data_ptr(), p._version) for p in (queries, boxes, *self.parameters(), self.embeddings.mu))
         if (tuple(unique), state) not in self._kept:
             self._kept[tuple(unique), state] = self._prepare(unique, queries, boxes)
             while len(self._kept) > KEPT:

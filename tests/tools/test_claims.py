@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -65,7 +66,8 @@ def run(claims: ModuleType, folder: Path, *options: str) -> dict:
     return json.loads((folder / "out" / "made_up.json").read_text())
 
 
-def test_numbers_become_means_and_sentences(claims: ModuleType, tmp_path: Path, capsys) -> None:
+def test_numbers_become_means_and_sentences(claims: ModuleType, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(claims, "commit", lambda: "abc1234")
     result = run(claims, tmp_path, "--seeds", "3", "--first-seed", "4")
     assert result["seeds"] == [4, 5, 6] and not result["quick"] and "--first-seed 4" in result["command"]
     assert result["arms"]["full"]["top1"] == {"mean": 65.0, "sd": 1.0, "values": [64.0, 65.0, 66.0]}
@@ -80,6 +82,7 @@ def test_numbers_become_means_and_sentences(claims: ModuleType, tmp_path: Path, 
     assert "full is above; half of it is neither" in page, "an arm that does not help is said to"
     row = next(line for line in page.splitlines() if line.startswith("| half of it"))
     assert [c.strip() for c in row.strip("|").split("|")] == ["half of it", "56.0 ± 1.0", "-"]
+    assert result["commits"] == ["abc1234"] and "the code of abc1234." in page
     assert "3 seeds (4, 5, 6)" in page and "quick run" not in page.lower()
     assert "**Held**" in capsys.readouterr().out
 
@@ -149,10 +152,15 @@ def test_several_processes_give_the_same_numbers(claims: ModuleType, tmp_path: P
     together = json.loads((tmp_path / "out" / "made_up.json").read_text())
     alone = run(claims, tmp_path, "--seeds", "2")
     assert together["arms"] == alone["arms"] and together["seeds"] == [0, 1] and together["clock"] is not None
-    assert "2 processes of" in together["machine"] and (tmp_path / "two" / "made_up" / "runs").read_text().count(";") == 6
-    (tmp_path / "papers" / "helping.py").write_text("offset = 'much'\n")
-    found = command("--seeds", "1")
-    assert found.returncode != 0 and "TypeError" in found.stderr
+    assert "2 processes of" in together["machine"]
+    assert not list((tmp_path / "two" / "made_up").glob("process_*")), "folders of single processes are gone"
+    (tmp_path / "papers" / "helping.py").write_text("import time\noffset = 1.0\n")
+    sleeping = PAPER.replace("    value =", "    import time\n    time.sleep(0 if arm == 'full' else 60)\n    value =")
+    (tmp_path / "papers" / "made_up.py").write_text(sleeping.replace('"AP": 7.0', '"unknown": 7.0'))
+    start = time.monotonic()
+    found = command("--seeds", "9")
+    assert found.returncode == 2 and "'unknown'" in found.stderr and "Traceback" not in found.stderr
+    assert time.monotonic() - start < 55, "the fault did not wait for the other arms"
 
 
 def test_one_seed_a_quick_run_and_the_page_alone(claims: ModuleType, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from detection_hub.modeling import (
     SemanticBias,
     to_pixels,
 )
+from openvocab.engine import build_adamw
 from openvocab.errors import ConfigError, DataError, VocabularyError, WeightsError
 from openvocab.io import load_into
 from openvocab.text import HashedTextEncoder
@@ -289,6 +290,23 @@ def test_contexts_are_kept_in_evaluation_and_never_stale() -> None:
             assert not torch.allclose(first, after, atol=1e-3)
             first = after
     assert len(count) == 3
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_an_evaluation_after_a_training_step_sees_the_new_weights(training: bool) -> None:
+    """Also where all parts stay in evaluation while they are tuned; torch's fused AdamW changes parameters in silence."""
+    model = awake(build_tiny()).eval()
+    x = sample("animals", boxes=2)
+    first = scores(model, x)[0]
+    optimizer = build_adamw(model=model.hub, lr=0.05)
+    model.train()
+    if not training:
+        model.hub.eval()
+    sum(model([x]).values()).backward()
+    optimizer.step()
+    after = scores(model, x)[0]
+    model.hub._kept.clear()
+    assert torch.equal(after, scores(model, x)[0]) and not torch.allclose(first, after, atol=1e-3)
 
 
 # ---- what travels with the weights ------------------------------------------------------------------------------------

@@ -107,6 +107,46 @@ def test_loaded_averages_are_laid_out_as_their_parameters_are():
     assert torch.allclose(plain.weight, other.weight, atol=1e-5)
 
 
+def test_gradients_of_other_strides_meet_the_right_weights():
+    torch.manual_seed(0)
+    convs = [nn.Conv2d(3, 4, 3, bias=False) for _ in range(2)]
+    convs[1].load_state_dict(convs[0].state_dict())
+    convs[1].to(memory_format=torch.channels_last)
+    gradient = torch.randn(4, 3, 3, 3)
+    for conv in convs:
+        optimizer = build_adamw(model=conv, lr=0.1)
+        conv.weight.grad = gradient.clone()
+        optimizer.step()
+    assert torch.allclose(convs[0].weight, convs[1].weight, atol=1e-6)
+
+
+def test_a_step_counts_as_a_change_of_the_parameters():
+    """torch's fused step leaves `_version` as it is, by which caches of what parameters give know that they are old."""
+    model = nn.Linear(3, 1)
+    optimizer = build_adamw(model=model, lr=0.1)
+    before = model.weight._version
+    model(torch.randn(2, 3)).sum().backward()
+    optimizer.step()
+    assert model.weight._version > before
+
+
+def test_the_form_of_the_optimizer_is_not_taken_from_a_checkpoint():
+    model = nn.Linear(3, 1)
+    plain = torch.optim.AdamW([{"params": [p]} for p in model.parameters()], fused=False)
+    model(torch.randn(2, 3)).sum().backward()
+    plain.step()
+    optimizer = build_adamw(model=model, lr=0.1)
+    optimizer.load_state_dict({**plain.state_dict(), "param_groups": [
+        {**theirs, "params": ours["params"]}
+        for ours, theirs in zip(optimizer.state_dict()["param_groups"], plain.state_dict()["param_groups"], strict=True)
+    ]})  # fmt: skip
+    assert all(group["fused"] for group in optimizer.param_groups)
+    optimizer.step()
+    part = nn.Linear(4, 4, bias=False)
+    part.weight = nn.Parameter(torch.randn(4, 8)[:, ::2])
+    assert not build_adamw(model=part, lr=0.1).param_groups[0]["fused"], "its memory holds others' numbers too"
+
+
 class Clock:
     """What a hook sees of a trainer."""
 
