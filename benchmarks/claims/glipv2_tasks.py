@@ -26,7 +26,7 @@ from openvocab.testing.writer import write_coco
 _number = itertools.count()  # of data set names in this process
 CONFIG = "glipv2/models/glipv2_shapes_tasks"
 RATE, SIDE = 2e-3, 64
-WEIGHT = 0.3  # of the losses of answers and captions; 1 for those of boxes and masks
+WEIGHTS = (0.3, 0.6)  # of the losses of answers and of captions; 1 for those of boxes and masks
 DETECTION, VQA, CAPTION = "detection", "vqa", "caption"
 TOGETHER, ALONE, CONSTANT = "all tasks", "each alone", "one text for all"
 ARMS = {TOGETHER: ((DETECTION, VQA, CAPTION),), ALONE: ((DETECTION,), (VQA,), (CAPTION,)), CONSTANT: ()}  # trainings of an arm
@@ -107,7 +107,7 @@ class Tasks:
                 ),
                 max_boxes=10,
             )
-        node.heads[0].loss_weight = node.heads[1].loss_weight = WEIGHT
+        node.heads[0].loss_weight, node.heads[1].loss_weight = WEIGHTS
         node.heads[1].search.beams = 1
         node.heads = [head for task, head in zip((VQA, CAPTION), node.heads, strict=True) if task in tasks]
         torch.manual_seed(self.seed)
