@@ -40,7 +40,7 @@ _KINDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "regionclip-rpn": ("regionclip.convert", "from_rpn", ()),
     "clip": ("regionclip.convert", "from_clip", ("variant",)),
     "clip-text": ("regionclip.convert", "text_tower", ()),
-    "sparse-rcnn": ("detection_hub.convert", "from_sparse_rcnn", ("num_queries",)),
+    "sparse-rcnn": ("detection_hub.convert", "from_sparse_rcnn", ("num_queries", "keep_classifier")),
     "resnet": ("detection_hub.convert", "from_resnet", ()),
 }
 AS_IS = "as-is"
@@ -65,12 +65,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--num-queries", type=int, metavar="N", help="queries of our model, for --from sparse-rcnn; else the file's"
     )
+    more = {"action": "store_true", "default": None}
+    parser.add_argument("--keep-classifier", **more, help="of fixed names, for --from sparse-rcnn and a model with hub=None")
     parser.add_argument("--rpn", type=Path, metavar="FILE", help="put the RPN of this file into OUT, in place of the one in IN")
     parser.add_argument("--allow-pickle", action="store_true", help="read files that may run code while they load; only if trusted")
     parser.add_argument("--report", type=Path, metavar="FILE", help="also write the report as json")
     args = parser.parse_args(argv)
     takes = _KINDS[args.kind][2] if args.kind in _KINDS else ()
-    for option in ("variant", "classes", "num_queries"):
+    for option in ("variant", "classes", "num_queries", "keep_classifier"):
         if getattr(args, option) is not None and option not in takes:
             raise ConfigError(f"--{option.replace('_', '-')} does not go with --from {args.kind}")
     if args.rpn is not None and args.kind not in WITH_RPN:

@@ -27,8 +27,8 @@ in no picture and no prompt. Judged on 300 pictures of all pairs, all twenty nam
 
 **Tasks** (ShapesWorld, one or two large shapes of four kinds and four colors). The model of `configs/glipv2/quick/shapes_tasks.py`
 (1.4 M parameters, its text encoder learns with it) and a small mask branch, from nothing: boxes by the names of four kinds and
-their masks, answers to questions, captions; the losses of the last two count 0.3 and 0.6. 800 pictures, 800 steps, 8 samples of each
-task in a step: the single models see as many samples of their task as the one of all tasks, and cost together about as much.
+their masks, answers to questions, captions; the losses of the last two count 0.3 and 0.6. 800 pictures, 800 steps, 8 samples of
+each task in a step: the single models see as many samples of their task as the one of all tasks, and cost together about as much.
 Judged on 150 new pictures, captions by greedy search.
 
 **Few shots** (deeppcb, bccd, aquarium; a set that is not on the disk is left out). The shipped default is tuned as
@@ -42,9 +42,9 @@ Settings were chosen on seed 100, whose pictures and shots are others: the numbe
 weights of answers and captions (with 1 for both, 1,000 steps gave 5 points of box AP and 8 of mask AP less than the single models;
 with 0.3 or 1 for captions, and at a rate of 0.0014, captions were not better), and the sentences' world. The pairs were also tried
 without any absent name in the prompts, and with a third of the contrast's weight at a temperature of 0.1: unseen pairs did not gain
-by it there either (12.0 against 12.5, 39.9 against 45.0), seen ones did. With four large shapes, of nine kinds or of twenty, late fusion came within three points of deep
-fusion after 600 and 800 steps (92 and 94 against 93 and 96): the claim is about sentences in a crowd. There late fusion was at 34
-after 800 steps, and at 39 after 1,600.
+by it there either (12.0 against 12.5, 39.9 against 45.0), seen ones did. With four large shapes, of nine kinds or of twenty,
+late fusion came within three points of deep fusion after 600 and 800 steps (92 and 94 against 93 and 96): the claim is about
+sentences in a crowd. There late fusion was at 34 after 800 steps, and at 39 after 1,600.
 """
 ARMS = {
     "deep fusion": "cells and words attend to each other in every block, and words pass a language layer (the paper's)",

@@ -21,6 +21,9 @@ from .derived import DerivedSet
 logger = logging.getLogger(__name__)
 RESERVED = ("hub", "mean")  # rows of results
 AUTO = "auto"
+EVALUATORS = ("coco", "lvis", "pascal_voc")
+"""Known by name: COCO's AP, LVIS's with 300 detections a picture, and detectron2's Pascal VOC. OpenImages' own
+metric (its hierarchy and group-of boxes) is not here; its expanded annotations are judged by COCO's AP."""
 MIN_SIZES, MAX_SIZE, TEST_SIZE = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800), 1333, 800  # Sparse R-CNN's
 
 Split = str | DerivedSet
@@ -120,6 +123,11 @@ class HubDataset:
             value = getattr(self, key)
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"'{self.name}': {key}={value} must be 0 or more")
+        if isinstance(self.evaluator, str) and self.evaluator not in (AUTO, *EVALUATORS):
+            raise ConfigError(
+                f"'{self.name}': there is no evaluator '{self.evaluator}'.{nearest(self.evaluator, EVALUATORS)} Known: "
+                f"{', '.join(EVALUATORS)}; or give a function (dataset_name, **options) -> evaluator"
+            )
         sizes = (*self.min_sizes, self.test_size, self.max_size)
         if not self.min_sizes or min(sizes) < 1 or max(sizes) > self.max_size:
             shown = f"{list(self.min_sizes)} and {self.test_size}"

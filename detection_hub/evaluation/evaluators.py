@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
 
 from detection_hub.data import HubDataset
-from detection_hub.data.dataset import AUTO, catalog_evaluator, registered
+from detection_hub.data.dataset import AUTO, EVALUATORS, catalog_evaluator, registered
 from detection_hub.data.records import places_in
 from openvocab.data import get_vocabulary
 from openvocab.errors import ConfigError, DataError, nearest
@@ -16,9 +16,6 @@ from openvocab.vocabulary import Vocabulary
 
 BY_JSON: dict[str, Callable[..., DatasetEvaluator]] = {"coco": COCODetectionEvaluator, "lvis": LVISEvaluator}
 VOC = "pascal_voc"
-EVALUATORS = (*BY_JSON, VOC)
-"""Known by name: COCO's AP, LVIS's with 300 detections a picture, and detectron2's Pascal VOC. OpenImages' own metric (its
-hierarchy and group-of boxes) is not here; its expanded annotations are judged by COCO's AP."""
 
 
 def evaluator_of(dataset: HubDataset) -> str | Callable:

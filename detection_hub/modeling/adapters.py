@@ -181,8 +181,12 @@ class SemanticBias(nn.Module):
     def forward(self, text: Tensor, names: Tensor, vectors: Tensor) -> Shade:
         """Shift `text` (U, C, t) of length 1 by what `names` (U, C, D) and the data set's vectors (U, D) say."""
         hidden = (self.of_name(names) + self.of_dataset(vectors)[:, None]).relu()
+        with torch.autocast(text.device.type, enabled=False):  # lengths are differences of nearly equal numbers
+            return self._shade(text.float(), hidden.float())
+
+    def _shade(self, text: Tensor, hidden: Tensor) -> Shade:
         hidden = F.pad(hidden, (0, 1), value=1.0)
-        basis = torch.cat([self.shift.weight, self.shift.bias[:, None]], dim=1).t()
+        basis = torch.cat([self.shift.weight, self.shift.bias[:, None]], dim=1).t().float()
         square = ((hidden @ (basis @ basis.t())) * hidden).sum(dim=-1, keepdim=True).clamp(min=0)
         weights = hidden * (self.limit * (self.text_dim + square).rsqrt())
         # |T + shift|^2 with |T| = 1; written so that no shift is no change, to the last bit
@@ -225,13 +229,16 @@ class RegionWordAlignment(nn.Module):
             (B, N, C) of each.
         """
         projected = [self.projections[first + k](x) for k, x in enumerate(features)]
+        with torch.autocast(text.device.type, enabled=False):  # cosines times up to 100
+            logits = self._logits(projected, text, dataset_bias, shade)
+        return list(logits.split([x.shape[1] for x in features], dim=1))
+
+    def _logits(self, projected: Sequence[Tensor], text: Tensor, dataset_bias: Tensor, shade: Shade | None) -> Tensor:
         regions = F.normalize(torch.cat(projected, dim=1).float(), dim=-1)  # all stages in one product: names are read once
         scale = self.log_scale.clamp(max=math.log(100.0)).exp()
         bias = (self.bias + dataset_bias)[:, None, None]
         regions, text = regions * scale, text.float().transpose(1, 2)
         if shade is None:
-            logits = torch.baddbmm(bias, regions, text)
-        else:
-            logits = torch.baddbmm(regions @ text, regions @ shade.basis.float().t(), shade.weights.float().transpose(1, 2))
-            logits = logits / shade.length.float()[:, None] + bias
-        return list(logits.split([x.shape[1] for x in features], dim=1))
+            return torch.baddbmm(bias, regions, text)
+        logits = torch.baddbmm(regions @ text, regions @ shade.basis.t(), shade.weights.transpose(1, 2))
+        return logits / shade.length[:, None] + bias

@@ -47,7 +47,7 @@ class DetectionHub(nn.Module):
         vocabulary: names for pictures that bring neither names nor a known data set.
 
     Raises:
-        ConfigError: for an unknown `input_format`, or a decoder that cannot name boxes.
+        ConfigError: for an unknown `input_format`, a decoder that cannot name boxes, or one of other sizes than the hub's.
     """
 
     @configurable
@@ -72,6 +72,9 @@ class DetectionHub(nn.Module):
             raise ConfigError(f"input_format='{input_format}' is neither RGB nor BGR")
         if hub is None and not getattr(decoder, "num_classes", None):
             raise ConfigError("without a hub the decoder needs a classifier of its own: build it with num_classes=...")
+        if hub is not None and (hub.dim, hub.num_stages) != (decoder.dim, decoder.num_stages):
+            ours, theirs = f"dim={hub.dim}, num_stages={hub.num_stages}", f"dim={decoder.dim}, num_stages={decoder.num_stages}"
+            raise ConfigError(f"the hub is built for a decoder of {ours}, and this one has {theirs}; give both the same")
         self.backbone, self.head, self.hub, self.criterion = backbone, decoder, hub, criterion
         self.in_features, self.input_format, self.max_detections = tuple(in_features), input_format, max_detections
         self.init_proposal_features = nn.Embedding(num_queries, decoder.dim)

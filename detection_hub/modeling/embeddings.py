@@ -50,7 +50,7 @@ class CategoryEmbeddings(nn.Module):
         self.templates = None if templates is None else tuple(templates)
         self.reference = Vocabulary.builtin(reference) if isinstance(reference, str) else reference and Vocabulary.coerce(reference)
         self.register_buffer("mu", torch.zeros(text_encoder.dim))
-        self.kept = KEPT
+        self.kept, self._fitted = KEPT, False
         self._kept: OrderedDict[tuple, Tensor] = OrderedDict()
 
     @property
@@ -61,17 +61,25 @@ class CategoryEmbeddings(nn.Module):
     @torch.no_grad()
     def fit(self, vocabularies: Iterable[Vocabulary]) -> None:
         """Compute mu from the reference and these names, each prompt once, unless it is there already (or was loaded)."""
-        if not self.centered or bool(self.mu.any()):
+        if self._fitted or not self.centered:
+            return
+        self._fitted = True
+        if bool(self.mu.any()):
             return
         vocabularies = [*vocabularies, *([self.reference] if self.reference else [])]
         prompts = sorted({p for v in vocabularies for p in v.prompts})
         if len(prompts) > 1:
             self.mu.copy_(self._encode(Vocabulary.from_names(prompts)).mean(dim=0))
 
+    def _load_from_state_dict(self, *args: object) -> None:
+        super()._load_from_state_dict(*args)
+        self._fitted = False
+
     def _encode(self, vocabulary: Vocabulary) -> Tensor:
         if self.templates and vocabulary.templates == ("{}",):
             vocabulary = replace(vocabulary, templates=self.templates)
-        return encode_vocabulary(self.text_encoder, vocabulary).to(self.mu.device)
+        with torch.autocast(self.mu.device.type, enabled=False):  # mu is kept for good, names for long
+            return encode_vocabulary(self.text_encoder, vocabulary).to(self.mu.device)
 
     @torch.no_grad()
     def forward(self, vocabulary: Vocabulary) -> Tensor:

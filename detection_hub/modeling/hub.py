@@ -112,7 +112,7 @@ class HubAdapter(nn.Module):
             names and flags alone work for a data set that was not trained on (ours).
 
     Raises:
-        ConfigError: for an unknown arm, or a name that two data sets have.
+        ConfigError: for an unknown arm, shares and limits out of range, or a name that two data sets have.
     """
 
     def __init__(
@@ -134,7 +134,12 @@ class HubAdapter(nn.Module):
         super().__init__()
         if arm not in ARMS:
             raise ConfigError(f"arm='{arm}' is none of {', '.join(ARMS)}.{nearest(arm, ARMS)}")
-        self.arm_name, self.arm = arm, ARMS[arm]
+        if not 0 <= semantic_limit < 1:
+            raise ConfigError(f"semantic_limit={semantic_limit} must be in 0..1, below 1: names have length 1")
+        for key, share in (("vector_dropout", vector_dropout), ("flag_dropout", flag_dropout)):
+            if not 0 <= share <= 1:
+                raise ConfigError(f"{key}={share} is no share in 0..1")
+        self.arm_name, self.arm, self.dim, self.num_stages = arm, ARMS[arm], dim, num_stages
         self.embeddings, self.vector_dropout, self.flag_dropout = embeddings, vector_dropout, flag_dropout
         sees, text_dim = self.arm, embeddings.dim
         self.vectors = DatasetVectors(dim=dim) if sees.dataset else None
@@ -158,6 +163,7 @@ class HubAdapter(nn.Module):
             ConfigError: if two of them have one name or source.
         """
         new = [d if isinstance(d, DatasetContext) else DatasetContext.from_dict(d) for d in datasets]
+        new.sort(key=lambda d: d.name)  # parameters, and an optimizer's averages of them, stand in this order
         after = {**self.datasets, **{d.name: d for d in new}}
         words = [word for d in new for word in {d.name, *d.sources}]
         words += [w for d in after.values() if d.name not in {n.name for n in new} for w in {d.name, *d.sources}]
@@ -322,6 +328,15 @@ class HubAdapter(nn.Module):
         if found.get("text_encoder") not in (None, encoder):
             logger.warning("the weights were trained with the text encoder '%s', this hub has '%s'", found["text_encoder"], encoder)
         before, new = self.datasets, [d for d in found.get("datasets", []) if d["name"] not in self.datasets]
+        taken = {word: d.name for d in before.values() for word in (d.name, *d.sources)}
+        for row in new:
+            if row["name"] in taken:
+                where = taken[row["name"]]
+                raise WeightsError(f"the weights' data set '{row['name']}' is a source of '{where}' here; rename that source")
+            for word in [s for s in row["sources"] if s in taken]:
+                own = taken[word]
+                logger.warning("'%s' means this model's data set '%s', no longer '%s' of the weights", word, own, row["name"])
+                row["sources"].remove(word)
         without_vector = [d["name"] for d in new if self.vectors is not None and d["name"] not in self.vectors]
         self.register_datasets(new)
         tensors[key] = self._metadata_tensor()

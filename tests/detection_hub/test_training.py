@@ -12,6 +12,7 @@ from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import ConstantParamScheduler
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from detection_hub import add_detection_hub_config, hub_from_config
 from detection_hub.config import hub_loader_from_config
@@ -145,6 +146,20 @@ def test_detectron2s_trainer_from_yaml(tmp_path: Path) -> None:
     cfg.MODEL.DETECTION_HUB.DATASETS = [{"name": "x", "vocabulary": ["cat"]}]
     with pytest.raises(ConfigError, match="has no splits"):
         hub_from_config(cfg)
+
+
+def test_yaml_clips_gradients(tmp_path: Path) -> None:
+    steps = {}
+    for enabled in (False, True):
+        cfg = yaml_config(tmp_path, "SOLVER.CLIP_GRADIENTS.ENABLED", enabled, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm")
+        cfg.merge_from_list(["SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 1e-3])
+        model = nn.Linear(2, 1, bias=False)
+        optimizer = HubTrainer.build_optimizer(cfg, model)
+        model.weight.grad = torch.full((1, 2), 5.0)
+        optimizer.step()
+        steps[enabled] = float(model.weight.grad.norm())
+        assert all(group["fused"] for group in optimizer.param_groups) and model.weight._version > 0
+    assert steps[True] == pytest.approx(1e-3) and steps[False] > 7
 
 
 def test_yaml_chooses_the_order_of_samples(tmp_path: Path) -> None:

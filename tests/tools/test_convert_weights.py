@@ -155,6 +155,10 @@ def test_sparse_rcnn(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFix
     back = load_weights(target).tensors
     assert set(back) == {*list(shapes)[:2], "head.head_series.0.linear1.weight"} and len(back["init_proposal_boxes.weight"]) == 3
     assert "queries 5 -> 3" in capsys.readouterr().out
+    more = {"head.head_series.0.class_logits.weight": (2, 4), "head.head_series.0.class_logits.bias": (2,)}
+    source = write(tmp_path / "whole.pth", filled({**shapes, "head.head_series.0.linear1.weight": (8, 4), **more}))
+    assert run(tool, "--from", "sparse-rcnn", "--keep-classifier", source, target) == 0
+    assert set(more) <= set(load_weights(target).tensors)
 
 
 def test_a_plugin_that_is_not_there(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

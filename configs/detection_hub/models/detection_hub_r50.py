@@ -1,4 +1,4 @@
-"""Detection Hub on Sparse R-CNN's R50-FPN with 300 queries: 106 M parameters, 79 M of them the decoder's, and 2.4 M for the hub.
+"""Detection Hub on Sparse R-CNN's R50-FPN with 300 queries: 108 M parameters train, 79 M of them the decoder's, 2.3 M the hub's.
 
 The paper's base detector; the hub's form is ours, and so is MiniLM in place of its text encoder, which no source names. Weights are
 random: released ones of Sparse R-CNN, and torchvision's ResNet-50 for the backbone, come by `tools/convert_weights.py`. Data sets

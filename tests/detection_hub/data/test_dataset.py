@@ -26,6 +26,8 @@ def test_a_context_needs_nothing_on_the_disk() -> None:
     assert context.sources == ("nowhere_train", "nowhere_val") and context.flags == (("loose", 1.0),)
     assert (context.label_policy, context.evaluator, context.loss_weight) == ("partial", "lvis", 0.5)
     assert cells(evaluator=print).context().evaluator == "print"
+    with pytest.raises(ConfigError, match="no evaluator 'cocoo'.*'coco'"):
+        cells(evaluator="cocoo")
 
 
 def test_names_come_from_the_first_split() -> None:

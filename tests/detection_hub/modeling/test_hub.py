@@ -29,7 +29,7 @@ from openvocab.io import load_into
 from openvocab.text import HashedTextEncoder
 from openvocab.vocabulary import Vocabulary
 
-from ..conftest import ANIMALS, DIM, STAGES, TEXT, THINGS, awake, build_tiny, sample, tiny_head, tiny_hub
+from ..conftest import ANIMALS, DIM, QUERIES, STAGES, TEXT, THINGS, awake, build_tiny, sample, tiny_head, tiny_hub
 
 SIZES = [(64, 96), (64, 96)]
 
@@ -181,6 +181,49 @@ def test_what_a_data_set_may_be_called() -> None:
         model.hub.register_datasets([DatasetContext.create("animals_train", ["x"])])
     assert model.hub.find("animals_train") == ANIMALS  # a source
     assert "animals_train" not in model.hub.datasets
+
+
+def test_the_order_of_a_list_moves_no_average_of_an_optimizer() -> None:
+    """State is saved by place, so that places may not depend on how a config lists its data sets."""
+    found = []
+    for datasets in ([ANIMALS, THINGS], [THINGS, ANIMALS]):
+        torch.manual_seed(0)
+        found.append(dict(tiny_hub(datasets=datasets).named_parameters()))
+    assert list(found[0]) == list(found[1])
+    assert all(torch.equal(found[0][n], found[1][n]) for n in found[0]), "nor do initial values"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"semantic_limit": 1.0}, "semantic_limit=1.0"), ({"flag_dropout": 3.0}, "flag_dropout=3.0"), ({"vector_dropout": -1}, "-1")],
+)
+def test_shares_and_limits_are_checked(changes: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        tiny_hub(**changes)
+
+
+def test_a_hub_for_another_decoder_is_refused() -> None:
+    with pytest.raises(ConfigError, match="num_stages=3, and this one has dim=16, num_stages=2"):
+        build_tiny(tiny_hub(num_stages=3))
+
+
+def test_scores_keep_their_digits_under_autocast() -> None:
+    """Cosines times up to 100: bfloat16 has three digits."""
+    model = awake(build_tiny())
+    torch.nn.init.constant_(model.hub.align.log_scale, math.log(100.0))
+    features = [torch.randn(1, QUERIES, DIM)]
+    with torch.no_grad():
+        queries, boxes = model.init_proposal_features.weight, model.init_proposal_boxes.weight
+        context = model.eval().hub(spaces(model.hub, "animals"), queries, boxes)
+        plain = model.hub.align(features, context.text, context.bias, shade=context.shade)[0]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            names = model.hub.to_token(context.text)
+            shade = model.hub.semantic(context.text, names, context.bias.new_zeros(1, DIM))
+            low = model.hub.align(features, context.text, context.bias, shade=context.shade)[0]
+    assert low.dtype == plain.dtype == torch.float32 and shade.length.dtype == torch.float32
+    length = shade.of(context.text).norm(dim=-1)
+    assert torch.allclose(length, torch.ones_like(length), atol=1e-5)
+    assert float((low - plain).abs().max()) < 1.5  # the projections of features are in bfloat16 all the same
 
 
 def test_nothing_to_look_for() -> None:
@@ -371,6 +414,19 @@ def test_detectron2s_checkpointer_brings_the_data_sets_too(tmp_path: Path, caplo
     DetectionCheckpointer(fresh).load(str(tmp_path / "model.pth"))
     assert list(fresh.hub.datasets) == ["animals", "things"] and "hub." not in caplog.text
     assert torch.equal(scores(fresh, sample("things"))[0], scores(trained, sample("things"))[0])
+
+
+def test_a_source_that_is_another_data_sets_here(caplog: pytest.LogCaptureFixture) -> None:
+    """Both conventions of one split, or a name that the model uses for another's split."""
+    mine = DatasetContext.create("blood", ["cell"], sources=["animals_train"])
+    model = build_tiny(tiny_hub(datasets=[mine]))
+    load_into(model, saved(build_tiny()))
+    assert set(model.hub.datasets) == {"animals", "things", "blood"} and model.hub.find("animals_train") == mine
+    assert "'animals_train' means this model's data set 'blood'" in caplog.text
+    taken = build_tiny(tiny_hub(datasets=[DatasetContext.create("blood", ["cell"], sources=["things"])]))
+    with pytest.raises(WeightsError, match="'things' is a source of 'blood' here"):
+        load_into(taken, saved(build_tiny()))
+    assert list(taken.hub.datasets) == ["blood"]
 
 
 def test_metadata_that_cannot_be_read() -> None:
