@@ -10,6 +10,8 @@ from torch import Tensor
 
 from openvocab.errors import WeightsError
 
+BERT_ENTRIES, BERT_TOKENIZER = 30_522, "bert:75b0b67765a1"  # bert-base-uncased's, the released checkpoints'
+_WORD_TABLE = "text_encoder.bert.embeddings.word_embeddings.weight"
 # official prefix -> ours; the first that fits is used
 _PREFIXES = (
     ("backbone.body.", "backbone.bottom_up."),
@@ -85,11 +87,15 @@ _MASK_TRUNK = re.compile(r"roi_heads\.mask\.feature_extractor\.mask_(fcn|hg)(\d+
 
 @dataclass
 class ConversionReport:
-    """What became of each key: renamed ones (official -> ours), dropped on purpose, and unknown."""
+    """What became of each key: renamed ones (official -> ours), dropped on purpose, and unknown.
+
+    `tokenizer`: the `tokenizer_id` that the weights belong to, where it is known.
+    """
 
     matched: dict[str, str] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+    tokenizer: str = ""
 
     def __str__(self) -> str:
         return f"{len(self.matched)} matched, {len(self.dropped)} dropped on purpose, {len(self.unexpected)} unexpected"
@@ -165,6 +171,9 @@ def from_official(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
             report.matched[key], result[ours] = ours, state_dict[key]
     if not result:
         raise WeightsError(f"none of the {len(keys)} tensors has a name of microsoft/GLIP's, such as rpn.head.log_scale")
+    table = result.get(_WORD_TABLE)
+    if table is not None and len(table) == BERT_ENTRIES:
+        report.tokenizer = BERT_TOKENIZER
     return result, report
 
 

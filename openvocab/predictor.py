@@ -371,7 +371,7 @@ def _known(name: str) -> str:
 def _fill(model: nn.Module, content: WeightFile, source: str) -> None:
     """Load weights; each parameter that trains must be among them."""
     needed = {n for n, p in model.named_parameters() if p.requires_grad}
-    check_encoder(model, content.metadata, source)
+    check_encoder(model, content.metadata, source, content.tensors)
     report = load_into(model, content.tensors)
     absent = sorted(needed - set(report.matched))
     if absent:

@@ -159,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
         options = {k: getattr(args, k) for k in _KINDS[args.kind][2] if getattr(args, k) is not None}
         tensors, report = rename(content.tensors, **options)
         show(report, sys.stdout)
-        metadata |= {"variant": report.variant} if getattr(report, "variant", "") else {}
+        metadata |= {k: getattr(report, k) for k in ("variant", "tokenizer") if getattr(report, k, "")}
         if args.report is not None:
             with atomic_write(args.report, "w") as file:
                 json.dump(vars(report), file, indent=1, default=str)

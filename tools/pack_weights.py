@@ -47,6 +47,7 @@ def main(argv: list[str]) -> int:
     metadata = {
         "config": args.config,
         "text_encoder": model.text_encoder.identity,
+        "tokenizer": model.text_encoder.tokenizer_id,
         "vocabulary": json.dumps(Vocabulary.builtin("coco").to_dict()),
         "license": f"Apache-2.0; trained on data listed in {args.card}",
     }

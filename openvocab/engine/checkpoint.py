@@ -14,6 +14,7 @@ from torch import nn
 
 from openvocab.errors import WeightsError
 from openvocab.io import atomic_write, load_into
+from openvocab.text.identity import encoder_of
 
 from .ema import ModelEma
 from .randomness import random_state
@@ -79,6 +80,8 @@ class RunState:
             state["data"] = self.loader.state_dict()
         if hasattr(self.model, "ledger"):
             state["ledger"] = self.model.ledger.state_dict()
+        if tokenizer := getattr(encoder_of(self.model), "tokenizer_id", ""):
+            state["tokenizer"] = tokenizer
         vocabulary = getattr(self.model, "vocabulary", None)
         if hasattr(vocabulary, "to_dict"):
             state["vocabulary"] = vocabulary.to_dict()

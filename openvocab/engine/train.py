@@ -47,7 +47,7 @@ def _build_model(cfg: DictConfig, settings: TrainSettings, device: torch.device)
     if settings.init_checkpoint:
         try:
             content = load_weights(settings.init_checkpoint)
-            check_encoder(model, content.metadata, "this file")
+            check_encoder(model, content.metadata, "this file", content.tensors)
             result = load_into(model, content.tensors)
         except WeightsError as error:
             raise WeightsError(f"train.init_checkpoint={settings.init_checkpoint}: {error}") from error

@@ -91,6 +91,7 @@ class TextEncoder(nn.Module, ABC):
         max_tokens: most tokens a text may have, special ones included.
         identity: says which weights and tokenizer these are; part of every cache key. Other weights loaded through
             `load_state_dict`, directly or as part of a detector, change it.
+        tokenizer_id: says which words have which token ids; "" where there is no fixed list. Checkpoints keep it.
         frozen: weights are kept; they take no gradient, and the module stays in evaluation mode.
         pad_id: token id of padding.
         mask_id: token id that stands for a hidden word; None if the tokenizer has none.
@@ -101,6 +102,7 @@ class TextEncoder(nn.Module, ABC):
     dim: int
     max_tokens: int
     identity: str
+    tokenizer_id: str = ""
     frozen: bool = True
     pad_id: int = 0
     mask_id: int | None = None

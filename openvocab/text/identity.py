@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,21 +54,34 @@ def _after_load(encoder: TextEncoder, incompatible: object) -> None:
     encoder.identity = identity if now == checksum else f"{identity}+{now}"
 
 
-def check_encoder(model: nn.Module, metadata: Mapping[str, str], source: str) -> None:
-    """Make sure that weights which name the text encoder they were trained with, and its tokenizer, get into a model with that one.
+def encoder_of(model: nn.Module) -> TextEncoder | None:
+    """Return the `text_encoder` of a model, or of its `detector`; None for any other."""
+    return getattr(getattr(model, "detector", model), "text_encoder", None)
+
+
+def words_digest(words: Mapping[str, int]) -> str:
+    """Return 12 hex digits of a tokenizer's entries and their ids, whatever file they come from."""
+    listed = sorted(words.items(), key=lambda item: (item[1], item[0]))
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:DIGITS]
+
+
+def check_encoder(model: nn.Module, metadata: Mapping[str, str], source: str, tensors: Collection[str] = ()) -> None:
+    """Make sure that weights which name the text encoder they were trained with, or its tokenizer, get into a model with that one.
 
     Args:
         model: with its `text_encoder`, or with a `detector` that has it; any other is not looked at.
-        metadata: of the weights; "text_encoder" is its identity.
+        metadata: of the weights; "text_encoder" is its identity, "tokenizer" its tokenizer's.
         source: the weights, for the message.
+        tensors: names of the weights. Where they bring the text encoder's own, only the tokenizer must be the same.
 
     Raises:
         WeightsError: if it is another one.
     """
-    trained, part = metadata.get("text_encoder"), getattr(model, "detector", model)
-    own = getattr(getattr(part, "text_encoder", None), "identity", None)
-    if trained and own and trained != own:
-        raise WeightsError(f"{source} was trained with the text encoder '{trained}', this model has '{own}': use that one")
+    encoder, brings = encoder_of(model), any(".text_encoder." in f".{name}" for name in tensors)
+    for key, attribute, what in (("tokenizer", "tokenizer_id", "tokenizer"), ("text_encoder", "identity", "text encoder")):
+        trained, own = metadata.get(key), getattr(encoder, attribute, None)
+        if trained and own and trained != own and not (brings and key == "text_encoder"):
+            raise WeightsError(f"{source} was trained with the {what} '{trained}', this model has '{own}': use that one")
 
 
 def file_digest(path: Path) -> str:

@@ -147,6 +147,16 @@ def test_glip(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -
     assert "unexpected: module.odd" in capsys.readouterr().out
 
 
+def test_glip_says_which_tokenizer_it_belongs_to(tool: ModuleType, tmp_path: Path) -> None:
+    from openvocab.text import BertTextEncoder
+
+    table = "language_backbone.body.model.embeddings.word_embeddings.weight"
+    for rows, wanted in ((30_522, BertTextEncoder().tokenizer_id), (100, None)):
+        source = write(tmp_path / "in.pth", filled({"rpn.head.log_scale": (1,), table: (rows, 2)}))
+        assert run(tool, "--from", "glip", source, tmp_path / "out.safetensors") == 0
+        assert load_weights(tmp_path / "out.safetensors").metadata.get("tokenizer") == wanted
+
+
 def test_sparse_rcnn(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     shapes = {"init_proposal_features.weight": (5, 4), "init_proposal_boxes.weight": (5, 4), "criterion.empty_weight": (3,)}
     source = write(tmp_path / "in.pth", filled({**shapes, "head.head_series.0.linear1.weight": (8, 4)}))

@@ -89,4 +89,8 @@ def test_weights_of_another_tokenizer_are_refused(encoder: BertTextEncoder) -> N
             check_encoder(detector, {"text_encoder": "bert:other"}, "w.pth")
         check_encoder(detector, {"text_encoder": encoder.identity}, "w.pth")
         check_encoder(detector, {}, "w.pth")
-    check_encoder(plain, {"text_encoder": "bert:other"}, "w.pth")
+        own = ["text_encoder.bert.embeddings.word_embeddings.weight"]
+        check_encoder(detector, {"text_encoder": "bert:other", "tokenizer": encoder.tokenizer_id}, "w.pth", own)
+        with pytest.raises(WeightsError, match="with the tokenizer 'bert:other'"):
+            check_encoder(detector, {"text_encoder": encoder.identity, "tokenizer": "bert:other"}, "w.pth", own)
+    check_encoder(plain, {"text_encoder": "bert:other", "tokenizer": "bert:other"}, "w.pth")
