@@ -54,6 +54,7 @@ def add_glipv2_config(cfg: CfgNode) -> None:
     node.PRE_NMS_TOPK_TEST = 1000
     node.NMS_THRESH_TEST = 0.6
     node.DETECTIONS_PER_IMAGE = 100
+    node.AGGREGATE = "mean"  # of a phrase's tokens; "max" or "power" (geometric mean)
     node.PROMPT_NAMES = 0  # most names of a prompt, 40 in the official protocol for LVIS; 0: as many as its tokens allow
     node.PRECISION = "float32"  # or "bfloat16", outside training
     node.CHANNELS_LAST = False
@@ -157,6 +158,8 @@ def glipv2_from_config(cfg: CfgNode) -> dict:
             pre_nms_topk=node.PRE_NMS_TOPK_TEST,
             nms_threshold=node.NMS_THRESH_TEST,
             max_detections=node.DETECTIONS_PER_IMAGE,
+            aggregate=node.AGGREGATE,
+            inclusive_boxes=node.OFFICIAL,
         ),
         "pixel_mean": cfg.MODEL.PIXEL_MEAN,
         "pixel_std": cfg.MODEL.PIXEL_STD,

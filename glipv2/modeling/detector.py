@@ -305,7 +305,7 @@ class GLIPv2(nn.Module):
                 trunk = self.run_trunk([batched_inputs[i]["image"] for i in group])
             found: list[list[Instances]] = [[] for _ in group]
             asked = [(j, prompt) for j, i in enumerate(group) for prompt in prompts[i]]
-            step = max(len(group), self.chunking.batch)
+            step = max(len(group), self.chunking.batch)  # a prompt for each picture is a batch as in training
             for start in range(0, len(asked), step):
                 part = asked[start : start + step]
                 answers = self._ask(trunk, part, [batched_inputs[group[j]] for j, _ in part])
@@ -357,7 +357,11 @@ class GLIPv2(nn.Module):
 
     def _finish(self, x: dict, found: Instances) -> Instances:
         height, width = x["image"].shape[-2:]
-        return detector_postprocess(found, x.get("height", height), x.get("width", width))
+        size = x.get("height", height), x.get("width", width)
+        result = detector_postprocess(found, *size)
+        if self.postprocessor.inclusive_boxes:
+            result.pred_boxes.tensor[:, 2:] += result.scores.new_tensor([1 - size[1] / width, 1 - size[0] / height])
+        return result
 
 
 def _one(output: HeadOutput, index: int, anchors: list[Tensor]) -> tuple[list[Tensor], ...]:

@@ -20,7 +20,7 @@ def phrase_scores(logits: Tensor, token_map: Tensor, aggregate: str = "mean") ->
 
     Args:
         logits: (N, T) alignment of cells and tokens.
-        token_map: (P, T) bool, the tokens of each phrase (at least one each).
+        token_map: (P, T) bool, the tokens of each phrase; one without any has score 0.
         aggregate: over a phrase's tokens, `"mean"` (GLIP), `"max"`, or `"power"`, the geometric mean (its variant for LVIS).
 
     Returns:
@@ -28,11 +28,14 @@ def phrase_scores(logits: Tensor, token_map: Tensor, aggregate: str = "mean") ->
     """
     logits = logits.float()
     if aggregate == "max":
-        prob = logits.sigmoid()
-        return torch.stack([prob[:, row].amax(dim=1) for row in token_map], dim=1)
+        prob = F.pad(logits.sigmoid(), (0, 1))  # a phrase without tokens has score 0
+        return torch.stack([prob[:, F.pad(row, (0, 1), value=True)].amax(dim=1) for row in token_map], dim=1)
     weights = token_map.to(logits.dtype)
-    weights = (weights / weights.sum(dim=1, keepdim=True).clamp(min=1)).t()
-    return (F.logsigmoid(logits) @ weights).exp() if aggregate == "power" else logits.sigmoid() @ weights
+    counts = weights.sum(dim=1, keepdim=True)
+    weights = (weights / counts.clamp(min=1)).t()
+    if aggregate == "power":
+        return (F.logsigmoid(logits) @ weights).exp() * (counts[:, 0] > 0)
+    return logits.sigmoid() @ weights
 
 
 class GroundingPostProcessor:
@@ -45,6 +48,8 @@ class GroundingPostProcessor:
         nms_threshold: IoU above which the weaker of two boxes of one phrase is dropped.
         max_detections: kept over all phrases.
         aggregate: see `phrase_scores`.
+        inclusive_boxes: a box ends at its last pixel where it is brought to the picture's size, as in the released code: there
+            the pixel's width is added after scaling (facts 1.12).
 
     Raises:
         ConfigError: for an unknown aggregate.
@@ -59,12 +64,14 @@ class GroundingPostProcessor:
         nms_threshold: float = 0.6,
         max_detections: int = 100,
         aggregate: str = "mean",
+        inclusive_boxes: bool = False,
     ) -> None:
         if aggregate not in AGGREGATES:
             raise ConfigError(f"aggregate='{aggregate}' is not one of {', '.join(AGGREGATES)}")
         self.box2box_transform = box2box_transform
         self.score_threshold, self.pre_nms_topk = score_threshold, pre_nms_topk
         self.nms_threshold, self.max_detections, self.aggregate = nms_threshold, max_detections, aggregate
+        self.inclusive_boxes = inclusive_boxes
 
     def candidates(
         self,

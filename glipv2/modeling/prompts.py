@@ -33,7 +33,8 @@ class Chunking:
     Attributes:
         max_names: most names of a prompt; None: as many as its tokens allow.
         max_tokens: most tokens of a prompt, special ones included; None: the text encoder's limit.
-        batch: prompts that go through the fused tower at a time. It bounds memory and changes no result.
+        batch: prompts that go through the fused tower at a time, or as many as there are pictures, if these are more. It bounds
+            memory and changes no result.
         max_detections: most detections a picture over all its prompts; None keeps all that each prompt found.
 
     Raises:

@@ -65,6 +65,18 @@ def test_odd_sizes_map_back(tiny, height: int, width: int) -> None:
     assert box.min() >= 0 and box[:, 2].max() <= width and box[:, 3].max() <= height
 
 
+def test_inclusive_boxes_are_scaled_as_the_released_code_scales_them(tiny) -> None:
+    """x2_out = (x2 - 1) * r + 1 with x2 one pixel behind the last (facts 1.12)."""
+    model, x = tiny(), sample(64, 96, ["cat", "dog"])
+    plain = detect(model, [x])[0].pred_boxes.tensor
+    model.postprocessor.inclusive_boxes = True
+    same_size, smaller = (detect(model, [{**x, "height": h, "width": w}])[0].pred_boxes.tensor for h, w in ((64, 96), (48, 48)))
+    assert torch.equal(plain, same_size)
+    scale = torch.tensor([0.5, 0.75])
+    assert torch.allclose(smaller[:, 2:], (plain[:, 2:] - 1) * scale + 1, atol=1e-4)
+    assert torch.allclose(smaller[:, :2], plain[:, :2] * scale, atol=1e-4)
+
+
 def test_names_may_change_order_up_to_the_text_encoder(tiny) -> None:
     """The hashed encoder gives a word the same vector anywhere, so order must not matter at all."""
     model = tiny()

@@ -18,6 +18,12 @@ def test_two_tokens_of_a_phrase(aggregate: str, wanted: float) -> None:
     assert torch.allclose(phrase_scores(logits, TOKENS, aggregate), torch.tensor([[wanted, 0.3]]))
 
 
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+def test_a_phrase_without_tokens_has_no_score(aggregate: str) -> None:
+    found = phrase_scores(torch.zeros(1, 2), torch.tensor([[True, False], [False, False]]), aggregate)
+    assert torch.equal(found, torch.tensor([[0.5, 0.0]]))
+
+
 @given(st.lists(st.floats(-60, 60), min_size=3, max_size=3))
 def test_the_aggregates_stand_in_order_and_never_leave_0_to_1(values: list[float]) -> None:
     scores = {a: phrase_scores(torch.tensor([values]), TOKENS, a) for a in AGGREGATES}

@@ -65,7 +65,7 @@ model = L(GLIPv2)(
     criterion=L(GroundingCriterion)(
         matcher=L(ATSSMatcher)(topk=9, pixel_offset=1.0), box2box_transform=box_coder, pixel_offset=1.0
     ),
-    postprocessor=L(GroundingPostProcessor)(box2box_transform=box_coder),
+    postprocessor=L(GroundingPostProcessor)(box2box_transform=box_coder, inclusive_boxes=True),
     pixel_mean=[103.53, 116.28, 123.675],
     pixel_std=[57.375, 57.12, 58.395],
     input_format="BGR",
