@@ -50,6 +50,10 @@ def test_every_key_has_a_place(case: dict) -> None:
 
 def test_backbone_and_language(case: dict) -> None:
     inter = load("glip_fused")["inter"]
+    with torch.no_grad():
+        stages = case["model"].backbone.bottom_up(case["inputs"]["padded"]).values()
+    for level, (ours, theirs) in enumerate(zip(stages, inter["swin"], strict=True)):
+        assert_close(f"swin {level}", ours, theirs, 1e-4)
     for level, (ours, theirs) in enumerate(zip(case["features"], inter["fpn"], strict=True)):
         assert_close(f"fpn {level}", ours, theirs, 1e-4)
     width = case["language"].hidden.shape[1]
@@ -102,12 +106,24 @@ def test_detections(case: dict) -> None:
     for i, recorded in enumerate(case["golden"]["detections"]):
         parts = ([x[i] for x in getattr(output, name)] for name in ("box_deltas", "centerness", "alignment"))
         candidates = model.postprocessor.candidates(case["anchors"], *parts, phrase_tokens, tuple(inputs["image_sizes_hw"][i]))
+        before = case["golden"]["inter"]["pre_nms"][i]
+        assert len(candidates) == len(before["scores"])
+        ours = as_points(candidates.pred_boxes.tensor, candidates.scores, candidates.pred_classes + 1)
+        theirs = as_points(before["boxes"] + LEGACY, before["scores"], before["labels"])
+        nearest = torch.cdist(ours, theirs, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
+        assert len(nearest.unique()) == len(ours), "each is one of the recorded, whatever the order of equal scores"
+        assert_close("before suppression", ours, theirs[nearest], 0.01)
         found = model.postprocessor.suppress(candidates)
         scores, order = recorded["scores"].sort(descending=True)
         assert len(found) == len(scores)
         assert_close("scores", found.scores, scores, 1e-4)
         assert_close("boxes", found.pred_boxes.tensor, recorded["boxes"][order] + LEGACY, 0.01)
         assert torch.equal(found.pred_classes + 1, recorded["labels"][order])
+
+
+def as_points(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(N, 6): boxes in pixels, scores of which 1e-4 is 0.01, and labels far from each other."""
+    return torch.cat([boxes, 100 * scores[:, None], 1000.0 * labels[:, None]], dim=1)
 
 
 def test_training(case: dict) -> None:
@@ -127,6 +143,14 @@ def test_training(case: dict) -> None:
         assert_close(ours, losses[ours], train["losses"][theirs], 1e-4)
     for target, labels in zip(targets, train["cls_labels_1based"], strict=True):
         assert torch.equal(model.criterion.matcher(case["anchors"], target.boxes) >= 0, labels > 0)
+    flat, matched = torch.cat(case["anchors"]), model.criterion.match(case["anchors"], targets)
+    logits = torch.zeros(len(targets), len(flat), width)
+    labels, _ = model.criterion._token_targets(logits, flat, matched, batch.attention_mask, targets)
+    for i, (index, target) in enumerate(zip(matched, targets, strict=True)):
+        assert torch.equal(labels[i, :, :32].bool(), train["token_labels"][i][:, :width])
+        mine = index >= 0
+        deltas = model.criterion.box2box_transform.get_deltas(flat[mine], target.boxes[index[mine]])
+        assert_close("box targets", deltas, train["reg_targets"][i][mine], 1e-4)
     model.zero_grad()
     sum(losses.values()).backward()
     parameters = dict(model.named_parameters())

@@ -6,14 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from glipv2.convert import from_official
-from glipv2.modeling import RegionWordContrast
+from glipv2.convert import from_official, official_key
+from glipv2.modeling import RegionWordContrast, Targets
 from glipv2.modeling.contrast import PicturePhrases, gathered
 from openvocab.io import load_into
 from openvocab.testing.golden import assert_close, assert_near
 
 from .glip_model import CHANNELS, LANG, build, load, tokens
-from .test_glip import LEGACY
+from .test_glip import GRADIENT, LEGACY
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,14 @@ def case() -> dict:
     anchors = [a.tensor for a in model.anchor_generator(features)]
     matched = [model.criterion.matcher(anchors, t["boxes"] + LEGACY) for t in train["gt"]]
     texts = [phrases(*row, batch.input_ids.shape[1]) for row in zip(train["gt"], train["od_label_of_tokens"], strict=True)]
-    output, mask = model.head(features, language, None), batch.attention_mask
-    return {"golden": golden, "contrast": contrast, "matched": matched, "texts": texts, "output": output, "mask": mask}
+    output = model.head(features, language, None)
+    width = batch.input_ids.shape[1]
+    rows = train["positive_map"][:, :width].split([len(t["boxes"]) for t in train["gt"]])
+    targets = [Targets(boxes=t["boxes"] + LEGACY, token_map=r > 0) for t, r in zip(train["gt"], rows, strict=True)]
+    return {
+        "golden": golden, "contrast": contrast, "matched": matched, "texts": texts, "output": output, "mask": batch.attention_mask,
+        "model": model, "losses": model.criterion(output, anchors, language.mask, targets),
+    }  # fmt: skip
 
 
 def phrases(truth: dict, labels: torch.Tensor, width: int) -> PicturePhrases:
@@ -60,9 +66,17 @@ def test_value_and_gradients(case: dict) -> None:
     words = F.normalize(contrast.project_words(F.normalize(output.hidden, dim=-1)), dim=-1)
     loss = contrast.loss(gathered(regions, words, case["mask"], boxes, texts)) * len(regions) / counted
     assert_close("loss_inter", loss.detach(), case["golden"]["train"]["losses"]["loss_shallow_contrastive"], 1e-5)
-    loss.backward()
+    recorded, losses = case["golden"]["train"], case["losses"]
+    for ours, theirs in (("alignment", "dot_product_token"), ("box", "reg"), ("centerness", "centerness")):
+        assert_close(ours, losses[f"loss_{ours}"].detach(), recorded["losses"][f"loss_{theirs}"], 1e-4)
+    (loss + sum(losses.values())).backward()
     names = {"shallow_log_scale": contrast.log_scale}
     for theirs, layer in (("image", contrast.project_regions), ("text", contrast.project_words)):
         names |= {f"shallow_contrastive_projection_{theirs}.{n}": p for n, p in layer.named_parameters()}
     for name, parameter in names.items():
-        assert_near(name, parameter.grad, case["golden"]["train"]["grads"][f"rpn.loss_evaluator.{name}"], 1e-3)
+        assert_near(name, parameter.grad, recorded["grads"][f"rpn.loss_evaluator.{name}"], 1e-3)
+    parameters = dict(case["model"].named_parameters())
+    shared = [key for key in recorded["grads"] if "shallow" not in key]
+    assert len(shared) == 14
+    for key in shared:
+        assert_near(key, parameters[official_key(key, fused=True)].grad, recorded["grads"][key], GRADIENT)
