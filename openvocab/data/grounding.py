@@ -99,6 +99,20 @@ def new_sentence(image: object, folder: Path, name: str, path: Path) -> Sentence
     )
 
 
+def with_boxes(records: list[dict], path: Path) -> list[dict]:
+    """Return the records; say how many have no box, and so no phrase.
+
+    Raises:
+        DataError: if none has one: nothing could be learned, or judged, from them.
+    """
+    without = sum(not r["annotations"] for r in records)
+    if records and without == len(records):
+        raise DataError(f"{path}: none of its {without} sentences has a box, so nothing is grounded; is it the right file?")
+    if without:
+        logger.info("%s: %d of %d sentences have no box, and teach nothing", path, without, len(records))
+    return records
+
+
 def load_mdetr_records(
     annotations: Path,
     images: Path,
@@ -138,7 +152,7 @@ def load_mdetr_records(
             _add_mdetr(raw, records, borrowed)
         except DataError as error:
             bad.add(str(number), f"annotation number {number}: {error}")
-    return [r.finish() for r in records.values()]
+    return with_boxes([r.finish() for r in records.values()], annotations)
 
 
 def _add_mdetr(raw: object, records: dict[object, SentenceRecord], masks: dict) -> None:
@@ -206,7 +220,7 @@ def load_odvg_records(
             except DataError as error:
                 bad.add(f"{number}", f"line {number}: {error}")
         records.append(record.finish())
-    return records
+    return with_boxes(records, annotations)
 
 
 def _add_region(region: object, record: SentenceRecord) -> None:

@@ -69,6 +69,23 @@ def test_sentence_without_text_or_with_a_wild_name(tmp_path: Path) -> None:
             load_mdetr_records(path, tmp_path, "g")
 
 
+def test_phrases_without_any_box_are_refused_and_single_sentences_without_one_are_counted(tmp_path: Path, caplog) -> None:
+    path = mdetr(tmp_path)
+    content = json.loads(path.read_text())
+    content["images"].append({**content["images"][0], "id": 6})
+    path.write_text(json.dumps(content))
+    with caplog.at_level("INFO", "openvocab"):
+        assert [len(r["annotations"]) for r in load_mdetr_records(path, tmp_path, "g")] == [3, 0]
+    assert "1 of 2 sentences have no box" in caplog.text
+    path.write_text(json.dumps({**content, "annotations": []}))
+    with pytest.raises(DataError, match="none of its 2 sentences has a box"):
+        load_mdetr_records(path, tmp_path, "g")
+    row = {"filename": "a.png", "height": 48, "width": 64, "grounding": {"caption": CAPTION, "regions": []}}
+    (tmp_path / "g.jsonl").write_text(json.dumps(row))
+    with pytest.raises(DataError, match="none of its 1 sentences has a box"):
+        load_odvg_records(tmp_path / "g.jsonl", tmp_path, "g")
+
+
 def test_odvg(tmp_path: Path) -> None:
     regions = [
         {"bbox": [1, 2, 11, 22], "phrase": ["two men", "a dog"]},
