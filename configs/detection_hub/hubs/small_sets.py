@@ -4,7 +4,7 @@ bccd's training pictures are halved. The first half keeps names and boxes; in th
 written out and boxes are 1.3 times as large. Both conventions are tested on the same pictures, so that only the context tells them
 apart. Compare with single_*.py, one detector for each data set.
 Reproduces: nothing published; what it reaches belongs to benchmarks/detection_hub_real.py.
-Cost: 4,200 steps of 4 pictures, 2.3 s of a CPU core each (measured on 7 steps): under three hours.
+Cost: 4,200 steps of 4 pictures, 1.8 s of a CPU core each (measured on 7 steps, beside other work): about two hours.
 Command: python tools/train_net.py --config-file configs/detection_hub/hubs/small_sets.py
 `dataloader.train.share=0.25` trains on a fixed quarter of each data set's pictures.
 """
