@@ -35,23 +35,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
-from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 
 from openvocab.errors import ConfigError, ToolParser, cli_main, nearest
+from openvocab.testing.verdicts import brief, claims_of, page_of, sentence_of
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks" / "claims"
 NEEDED = ("TITLE", "SETTING", "ARMS", "METRICS", "CLAIMS", "prepare", "run")
 MOST_JOBS = 61  # more are refused on Windows
 OWN = "process_"  # a process's folder, with its number
-SDS = 2.0  # a difference counts from so many standard deviations on
 logger = logging.getLogger("claims")
 
 
@@ -182,33 +179,6 @@ def _one(unit: tuple[int, str]) -> dict:
     return _measuring[0](*unit)
 
 
-def in_processes(args: argparse.Namespace, units: Sequence[tuple[int, str]]) -> list[dict]:
-    """Let `args.jobs` processes take the next unit each; the first fault, or Ctrl-C, ends them all at once.
-
-    Raises:
-        ConfigError: if a process was killed.
-    """
-    pool = ProcessPoolExecutor(args.jobs, get_context("spawn"), initializer=_begin, initargs=(FOLDER, args))
-    try:
-        waiting = [pool.submit(_one, unit) for unit in units]
-        wait(waiting, return_when=FIRST_EXCEPTION)
-        faults = [w.exception() for w in waiting if w.done() and w.exception() is not None]
-        if faults:
-            raise faults[0]
-        return [w.result() for w in waiting]
-    except BrokenProcessPool as error:
-        raise ConfigError("a process that measured was killed, perhaps for lack of memory; use fewer --jobs") from error
-    finally:
-        processes = list((pool._processes or {}).values())  # shutdown forgets them, and waits for what they are at
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
-        for folder in folder_of(args).glob(f"{OWN}*"):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
 def measure(paper: ModuleType, args: argparse.Namespace, arms: Sequence[str]) -> dict:
     """Run all arms with all seeds, or take what is kept.
 
@@ -223,7 +193,13 @@ def measure(paper: ModuleType, args: argparse.Namespace, arms: Sequence[str]) ->
     units = [(seed, arm) for seed in seeds for arm in arms]  # a whole seed first: a stopped run has all arms of some seeds
     start = time.perf_counter()
     if getattr(args, "jobs", 1) > 1:
-        found = in_processes(args, units)
+        from openvocab.engine.processes import in_processes
+
+        try:
+            found = in_processes(_one, units, jobs=args.jobs, begin=_begin, args=(FOLDER, args))
+        finally:
+            for folder in folder_of(args).glob(f"{OWN}*"):
+                shutil.rmtree(folder, ignore_errors=True)
     else:
         measuring = Measuring(paper, args)
         found = [measuring(*unit) for unit in units]
@@ -269,127 +245,6 @@ def summed(values: Sequence[Mapping[str, float]]) -> dict[str, dict]:
         row = [v[metric] for v in values]
         result[metric] = {"mean": statistics.fmean(row), "sd": statistics.stdev(row) if len(row) > 1 else 0.0, "values": row}
     return result
-
-
-# ---- sentences -----------------------------------------------------------------------------------------------------
-
-
-def judged(
-    result: Mapping, better: tuple[str, str], worse: tuple[str, str], *, margin: float = 0.0, within: float | None = None
-) -> dict | None:
-    """Compare two numbers: the difference of their means with twice the root of the sum of their variances, and a margin.
-
-    With `within`, the difference must only not be further than that below 0.
-
-    Returns:
-        {"difference", "two_sd", "held"}; None where one of them was not measured.
-    """
-    pair = [result["arms"].get(arm, {}).get(metric) for arm, metric in (better, worse)]
-    if None in pair:
-        return None
-    difference = pair[0]["mean"] - pair[1]["mean"]
-    bound = SDS * (pair[0]["sd"] ** 2 + pair[1]["sd"] ** 2) ** 0.5
-    held = difference >= -within if within is not None else difference > max(bound, 0) and difference >= margin
-    return {"difference": difference, "two_sd": bound, "held": held}
-
-
-def claims_of(paper: ModuleType, result: Mapping) -> list[dict]:
-    """Judge every claim of the paper."""
-    rows = []
-    for claim in paper.CLAIMS:
-        bounds = {key: claim[key] for key in ("margin", "within") if key in claim}
-        verdict = judged(result, tuple(claim["better"]), tuple(claim["worse"]), **bounds)
-        verdict = verdict or {"difference": None, "two_sd": None, "held": None}
-        rows.append({"text": claim["text"], "better": list(claim["better"]), "worse": list(claim["worse"]), **bounds, **verdict})
-    return rows
-
-
-def sentence_of(claim: Mapping, result: Mapping) -> str:
-    """One claim and its verdict in words."""
-    if claim["held"] is None:
-        return f"**Not measured**: {claim['text']}."
-    ends = [f"{cell(result, arm, metric)} ({arm}, {metric})" for arm, metric in (claim["better"], claim["worse"])]
-    margin, within = claim.get("margin"), claim.get("within")
-    if within is not None:
-        word = "Held" if claim["held"] else "Did not hold"
-        why = f"{'not ' if claim['held'] else ''}more than {within:g} below"
-    elif claim["held"]:
-        word, why = "Held", "more than two sd" + (f", and at least {margin:g}" if margin else "")
-    elif claim["difference"] > claim["two_sd"]:
-        word, why = "Did not hold", f"more than two sd, but less than {margin:g}"
-    elif claim["difference"] > 0:
-        word, why = "Did not hold", "the difference is positive, but within two sd"
-    else:
-        word, why = "Did not hold", "there is no gain"
-    return (
-        f"**{word}**: {claim['text']}: {ends[0]} against {ends[1]}, a difference of {claim['difference']:+.1f} with two sd at "
-        f"{claim['two_sd']:.1f}: {why}."
-    )
-
-
-def helps_of(paper: ModuleType, result: Mapping) -> list[str]:
-    """Say of each metric which arms are above the one they are compared with, which below, and which neither."""
-    base, metrics = getattr(paper, "HELPS", (None, ()))
-    sentences = []
-    for metric in metrics:
-        above, below, same = [], [], []
-        for arm in result["arms"]:
-            up, down = judged(result, (arm, metric), (base, metric)), judged(result, (base, metric), (arm, metric))
-            if arm == base or up is None:
-                continue
-            (above if up["held"] else below if down["held"] else same).append(arm)
-        parts = [
-            f"{', '.join(arms)} {'is' if len(arms) == 1 else 'are'} {word}"
-            for arms, word in ((above, "above"), (below, "below"), (same, "neither"))
-            if arms
-        ]
-        if parts:
-            sentences.append(f"{metric}, by more than two sd against '{base}': {'; '.join(parts)}.")
-    return sentences
-
-
-def cell(result: Mapping, arm: str, metric: str) -> str:
-    """mean ± sd, or a dash."""
-    found = result["arms"].get(arm, {}).get(metric)
-    return "-" if found is None else f"{found['mean']:.1f} ± {found['sd']:.1f}"
-
-
-def brief(values: Mapping[str, float]) -> str:
-    return ", ".join(f"{k} {v:.1f}" for k, v in values.items())
-
-
-def page_of(paper: ModuleType, result: Mapping) -> str:
-    """The page in Markdown."""
-    from tabulate import tabulate
-
-    used = [m for m in paper.METRICS if any(m in row for row in result["arms"].values())]
-    table = tabulate(
-        [[arm, *(cell(result, arm, m) for m in used)] for arm in result["arms"]],
-        headers=["arm", *used], tablefmt="github", disable_numparse=True, colalign=["left"] + ["right"] * len(used),
-    )  # fmt: skip
-    seeds = result["seeds"]
-    quick = "\n**A quick run, to see that everything works: no figures to report.**\n" if result["quick"] else ""
-    number = f"{len(seeds)} seed{'' if len(seeds) == 1 else 's'} ({', '.join(map(str, seeds))})"
-    lines = [
-        f"# {paper.TITLE}", "",
-        f"Written by `{result['command']}` from the numbers it measured; the sentences too.", quick,
-        paper.SETTING.strip(), "",
-        "## What held", "",
-        *(f"- {sentence_of(c, result)}" for c in result["claims"]), "",
-        f"## All arms: mean ± sd of {number}", "", table, "",
-        *(f"- {s}" for s in helps_of(paper, result)), "",
-        "Arms:", "", *(f"- **{arm}**: {paper.ARMS[arm]}" for arm in result["arms"]), "",
-        "Columns:", "", *(f"- **{m}**: {paper.METRICS[m]}" for m in used), "",
-        f"A difference counts if it is above two standard deviations of it (2 x the root of the sum of both variances over "
-        f"{number}). It took {result['minutes']:.1f} minutes{by_clock(result)} on {result['machine']}"
-        f"{', with the code of ' if result.get('commits') else ''}{', '.join(result.get('commits', []))}.", "",
-    ]  # fmt: skip
-    return "\n".join(lines)
-
-
-def by_clock(result: Mapping) -> str:
-    """How long it was by the clock, where that is known."""
-    return f" of its arms, {result['clock']:.1f} by the clock," if result.get("clock") is not None else ""
 
 
 def commit() -> str:
