@@ -183,13 +183,14 @@ def draw_curves(result: Mapping, target: Path) -> None:
     figure, axis = plt.subplots(figsize=(6.4, 3.8), dpi=110)
     styles = {"hub": ("C0", "one hub"), "single": ("C1", "a detector for each set")}
     for kind, (color, label) in styles.items():
-        for suffix, line, data in (("", "-", ""), ("_quarter", "--", ", a quarter of the pictures")):
+        for suffix, line, mark, data in (("", "-", "o", ""), ("_quarter", "--", "s", ", a quarter of the pictures")):
             names = [n for n in result["arms"] if n.startswith(kind) and n.endswith("_quarter") == bool(suffix)]
             found = [(steps_of(n, result["steps"]), result["arms"][n]["AP"]) for n in names]
             points = sorted((steps, ap["mean"], ap["sd"]) for steps, ap in found)
             if points:
                 x, mean, sd = zip(*points, strict=True)
-                axis.errorbar(x, mean, sd, color=color, linestyle=line, marker="o", capsize=3, label=label + data)
+                style = {"color": color, "linestyle": line, "marker": mark, "markerfacecolor": "none" if suffix else color}
+                axis.errorbar(x, mean, sd, capsize=3, label=label + data, **style)
     axis.set(xlabel="training steps in all", ylabel="AP, mean over the sets", xlim=(0, None), ylim=(0, None))
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
