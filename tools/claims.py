@@ -42,12 +42,12 @@ from pathlib import Path
 from types import ModuleType
 
 from openvocab.errors import ConfigError, ToolParser, cli_main, nearest
+from openvocab.processes import MOST, in_processes
 from openvocab.testing.verdicts import brief, claims_of, page_of, sentence_of
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks" / "claims"
 NEEDED = ("TITLE", "SETTING", "ARMS", "METRICS", "CLAIMS", "prepare", "run")
-MOST_JOBS = 61  # more are refused on Windows
 OWN = "process_"  # a process's folder, with its number
 logger = logging.getLogger("claims")
 
@@ -71,8 +71,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--fresh", action="store_true", help="measure everything anew")
     add("--render", action="store_true", help="measure nothing: write the page from the json in --out")
     args = parser.parse_args(argv)
-    if args.seeds < 1 or not 1 <= args.jobs <= MOST_JOBS:
-        raise ConfigError(f"--seeds {args.seeds} must be at least 1, and --jobs {args.jobs} from 1 to {MOST_JOBS}")
+    if args.seeds < 1 or not 1 <= args.jobs <= MOST:
+        raise ConfigError(f"--seeds {args.seeds} must be at least 1, and --jobs {args.jobs} from 1 to {MOST}")
     return args
 
 
@@ -193,8 +193,6 @@ def measure(paper: ModuleType, args: argparse.Namespace, arms: Sequence[str]) ->
     units = [(seed, arm) for seed in seeds for arm in arms]  # a whole seed first: a stopped run has all arms of some seeds
     start = time.perf_counter()
     if getattr(args, "jobs", 1) > 1:
-        from openvocab.engine.processes import in_processes
-
         try:
             found = in_processes(_one, units, jobs=args.jobs, begin=_begin, args=(FOLDER, args))
         finally:

@@ -123,11 +123,8 @@ class HubDataset:
             value = getattr(self, key)
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"'{self.name}': {key}={value} must be 0 or more")
-        if isinstance(self.evaluator, str) and self.evaluator not in (AUTO, *EVALUATORS):
-            raise ConfigError(
-                f"'{self.name}': there is no evaluator '{self.evaluator}'.{nearest(self.evaluator, EVALUATORS)} Known: "
-                f"{', '.join(EVALUATORS)}; or give a function (dataset_name, **options) -> evaluator"
-            )
+        if self.evaluator != AUTO:
+            check_evaluator(self.name, self.evaluator)
         sizes = (*self.min_sizes, self.test_size, self.max_size)
         if not self.min_sizes or min(sizes) < 1 or max(sizes) > self.max_size:
             shown = f"{list(self.min_sizes)} and {self.test_size}"
@@ -203,6 +200,19 @@ class HubDataset:
 def registered(source: Split) -> str:
     """Return the name of a split, which is made and registered now if it is derived."""
     return source if isinstance(source, str) else source.register()
+
+
+def check_evaluator(name: str, kind: str | Callable) -> None:
+    """Make sure that a data set's evaluator is a name of `EVALUATORS`, or a function.
+
+    Raises:
+        ConfigError: else.
+    """
+    if isinstance(kind, str) and kind not in EVALUATORS:
+        raise ConfigError(
+            f"'{name}': there is no evaluator '{kind}'.{nearest(kind, EVALUATORS)} Known: {', '.join(EVALUATORS)}; "
+            "or give a function (dataset_name, **options) -> evaluator"
+        )
 
 
 def catalog_evaluator(split: Split) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
 
 from detection_hub.data import HubDataset
-from detection_hub.data.dataset import AUTO, EVALUATORS, catalog_evaluator, registered
+from detection_hub.data.dataset import AUTO, catalog_evaluator, check_evaluator, registered
 from detection_hub.data.records import places_in
 from openvocab.data import get_vocabulary
-from openvocab.errors import ConfigError, DataError, nearest
+from openvocab.errors import ConfigError, DataError
 from openvocab.evaluation import COCODetectionEvaluator, LVISEvaluator
 from openvocab.vocabulary import Vocabulary
 
@@ -30,11 +30,7 @@ def evaluator_of(dataset: HubDataset) -> str | Callable:
     kind = dataset.evaluator
     if kind == AUTO:
         kind = catalog_evaluator(dataset.test)
-    if isinstance(kind, str) and kind not in EVALUATORS:
-        raise ConfigError(
-            f"'{dataset.name}': there is no evaluator '{kind}'.{nearest(kind, EVALUATORS)} Known: {', '.join(EVALUATORS)}; "
-            "or give a function (dataset_name, **options) -> evaluator"
-        )
+    check_evaluator(dataset.name, kind)
     return kind
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from torch import Tensor, nn
@@ -108,7 +109,7 @@ class TimmBackbone(Backbone):
 
 
 @BACKBONE_REGISTRY.register()
-def build_timm_backbone(cfg, input_shape: ShapeSpec) -> TimmBackbone:
+def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     """Build a `TimmBackbone` from `cfg.MODEL.TIMM` (yaml users; keys added by `openvocab.modeling.add_timm_config`)."""
     node = cfg.MODEL.TIMM
     return TimmBackbone(
@@ -122,15 +123,13 @@ def build_timm_backbone(cfg, input_shape: ShapeSpec) -> TimmBackbone:
 
 
 @BACKBONE_REGISTRY.register()
-def build_timm_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
+def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build a `TimmBackbone` with detectron2's FPN and P6, P7 on top (P3-P7 for the default stages)."""
     return build_fpn_p6p7(cfg, build_timm_backbone(cfg, input_shape))
 
 
-def add_timm_config(cfg) -> None:
+def add_timm_config(cfg: CfgNode) -> None:
     """Add the yaml keys `MODEL.TIMM.*` to a detectron2 `CfgNode`, in place."""
-    from detectron2.config import CfgNode
-
     cfg.MODEL.TIMM = CfgNode()
     cfg.MODEL.TIMM.NAME = "tf_efficientnet_lite0"
     cfg.MODEL.TIMM.OUT_INDICES = [2, 3, 4]

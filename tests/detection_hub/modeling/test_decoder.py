@@ -44,7 +44,7 @@ def test_pictures_of_a_batch_do_not_see_each_other() -> None:
     together = head(features, boxes, queries)[-1]
     alone = head([f[1:] for f in features], boxes[1:], queries[1:])[-1]
     assert torch.allclose(together.logits[1:], alone.logits, atol=1e-5)
-    assert torch.allclose(together.boxes[1:], alone.boxes, atol=0.01)  # pixels; products of other shapes round otherwise
+    assert torch.allclose(together.boxes[1:], alone.boxes, atol=2e-3)  # pixels; products of other shapes round otherwise
 
 
 def test_no_gradient_flows_through_boxes_between_stages() -> None:
