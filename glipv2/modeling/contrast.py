@@ -16,6 +16,7 @@ from openvocab.errors import ConfigError
 from openvocab.modeling.gather import gather_sizes, gather_with_gradient
 
 SAME_TEXT = ("ignore", "negative")
+PROPAGATE = ("names", "words")
 _ARTICLE = re.compile(r"^(?:an?|the)\s+(?=\S)")
 
 
@@ -34,12 +35,14 @@ class PicturePhrases:
         names: P texts; phrases of one text are the same thing, see `phrase_key`.
         box_phrases: (M,) int64, the phrase of each true box.
         is_vocabulary: the text is a list of class names, not a sentence.
+        token_ids: (T,) int64; None: not asked for by the contrast.
     """
 
     token_map: Tensor
     names: Sequence[str]
     box_phrases: Tensor
     is_vocabulary: bool
+    token_ids: Tensor | None = None
 
 
 @dataclass
@@ -55,6 +58,7 @@ class ContrastBatch:
         phrase_picture: (P,) the picture of each phrase.
         phrase_key: (P,) see `phrase_key`.
         phrase_is_name: (P,) bool, phrases of vocabularies.
+        token_ids: (B, T) int64, or None.
     """
 
     regions: Tensor
@@ -65,17 +69,21 @@ class ContrastBatch:
     phrase_picture: Tensor
     phrase_key: Tensor
     phrase_is_name: Tensor
+    token_ids: Tensor | None = None
 
 
-def contrast_targets(batch: ContrastBatch) -> tuple[Tensor, Tensor]:
+def contrast_targets(batch: ContrastBatch, propagate: str = "names") -> tuple[Tensor, Tensor]:
     """Say which words are right for which region, and which are neither right nor wrong.
 
     In its own picture a region's words are those of its phrase. Elsewhere (label propagation) the words of the same class name are
     right, where both texts are vocabularies; words of the same text, one of them or both in a sentence, may mean this region or
-    not, and do not count.
+    not, and do not count. With `propagate="words"` every word of a class name is right that is also one of the region's own name.
 
     Returns:
         positive and ignored, (R, B * T) bool; no pair is both.
+
+    Raises:
+        ConfigError: for words to propagate in a batch that does not say its tokens.
     """
     pictures, tokens = batch.mask.shape
     key = batch.phrase_key.unique(return_inverse=True)[1]
@@ -94,6 +102,13 @@ def contrast_targets(batch: ContrastBatch) -> tuple[Tensor, Tensor]:
     positive = batch.mask.new_zeros(len(mine), pictures, tokens)
     positive[rows, picture] = batch.token_map[mine]
     positive = positive.flatten(1) | (of_key[0, key[mine]] & elsewhere & batch.phrase_is_name[mine, None])
+    if propagate == "words":
+        if batch.token_ids is None:
+            raise ConfigError('propagate="words" compares tokens: give PicturePhrases their token_ids')
+        word = batch.token_ids.flatten().unique(return_inverse=True)[1]
+        has = batch.mask.new_zeros(len(batch.token_map), int(word.max()) + 1)
+        has[phrase[named], word[column[named]]] = True  # phrases of sentences have none
+        positive = positive | (has[mine][:, word] & of_key[0].any(dim=0))
     return positive, of_key[1, key[mine]] & elsewhere & ~positive
 
 
@@ -136,10 +151,13 @@ class RegionWordContrast(nn.Module):
         log_scale: logarithm of the temperature t at the start.
         same_text: what a phrase's words are to a region of another picture whose phrase has the same text, if one of the two texts
             is a sentence: "ignore", or "negative" as published.
+        propagate: what else is right for a region with a class name: the same "names" elsewhere, as published; or (ours) all the
+            same "words" of class names, so that "red" of "red square" is right for a red circle. For attributes and nouns:
+            whole names as labels teach pairs, and hide what pairs that are in no training picture have in common with others.
         weight: factor of the loss.
 
     Raises:
-        ConfigError: for an unknown `same_text`, or fewer than one region.
+        ConfigError: for an unknown `same_text` or `propagate`, or fewer than one region.
     """
 
     def __init__(
@@ -151,15 +169,18 @@ class RegionWordContrast(nn.Module):
         max_regions: int = 100,
         log_scale: float = 0.0,
         same_text: str = "ignore",
+        propagate: str = "names",
         weight: float = 1.0,
     ) -> None:
         super().__init__()
         if same_text not in SAME_TEXT or max_regions < 1:
             raise ConfigError(f"same_text='{same_text}' must be one of {SAME_TEXT}, max_regions={max_regions} at least 1")
+        if propagate not in PROPAGATE:
+            raise ConfigError(f"propagate='{propagate}' must be one of {PROPAGATE}")
         self.project_regions = nn.Linear(visual_dim, embed_dim)
         self.project_words = nn.Linear(lang_dim, embed_dim)
         self.log_scale = nn.Parameter(torch.tensor([float(log_scale)]))
-        self.max_regions, self.same_text, self.weight = max_regions, same_text, float(weight)
+        self.max_regions, self.same_text, self.propagate, self.weight = max_regions, same_text, propagate, float(weight)
         for layer in (self.project_regions, self.project_words):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -195,7 +216,7 @@ class RegionWordContrast(nn.Module):
         logits = batch.regions @ batch.words.flatten(0, 1).t() / self.log_scale.exp()
         if not len(logits):
             return logits.sum() + 0.0 * (batch.words.sum() + self.log_scale.sum())
-        positive, ignored = contrast_targets(batch)
+        positive, ignored = contrast_targets(batch, self.propagate)
         out = ~batch.mask.flatten()
         out = out | ignored if self.same_text == "ignore" else out.expand_as(positive)
         return bidirectional_cross_entropy(logits.masked_fill(out, float("-inf")), positive)
@@ -230,6 +251,7 @@ def gathered(
     maps = torch.cat([F.pad(p.token_map, (0, width - p.token_map.shape[1])) for p in phrases])
     places = torch.cat([b + start for b, start in zip(boxes, starts, strict=True)])
     table = gather_with_gradient(torch.cat([torch.cat(pictures)[:, None], table], dim=1))
+    ids = [p.token_ids for p in phrases if p.token_ids is not None]  # all of them, or none
     return ContrastBatch(
         regions=gather_with_gradient(regions),
         words=gather_with_gradient(F.pad(words, (0, 0, 0, gap))),
@@ -239,6 +261,7 @@ def gathered(
         phrase_picture=table[:, 0],
         phrase_key=table[:, 1],
         phrase_is_name=table[:, 2].bool(),
+        token_ids=gather_with_gradient(torch.stack([F.pad(i, (0, width - len(i))) for i in ids])) if ids else None,
     )
 
 

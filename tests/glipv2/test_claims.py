@@ -89,6 +89,27 @@ def test_a_kept_trunk_is_the_trunk(claims: ModuleType) -> None:
     assert found.sizes == expected.sizes and len(kept.kept) == 3
 
 
+def test_a_kept_tower_is_the_tower_without_dropout(claims: ModuleType) -> None:
+    adapt = import_module("glipv2_adapt")
+    model = build_tiny()
+    for module in (m for m in model.modules() if isinstance(m, torch.nn.Dropout)):
+        module.p = 0.5
+    images, caption = [picture(64, 96, seed) for seed in range(3)], ["cat. dog"] * 3
+    model.backbone.eval()
+    trunk = adapt.KeptTrunk(model)
+    kept = adapt.KeptTower(trunk, model.head.blocks)
+    with torch.no_grad():
+        language = model.text_encoder(model.text_encoder.tokenize(caption))
+        seen = trunk(images)
+        features, hidden = seen.features, language.hidden
+        for block in model.eval().head.blocks:
+            features, hidden = block(features, hidden, language.mask, seen.valid)
+        for _ in range(2):
+            found = kept(list(seen.features), language.hidden, language.mask, seen.valid)
+            torch.testing.assert_close(found, (features, hidden))
+    assert len(kept.kept) == 3 and not list(kept.parameters()), "once each; what is frozen is not trained by its block"
+
+
 def test_few_directions_hold_almost_all_of_the_words(claims: ModuleType) -> None:
     """What the claims' setting says of the 96 directions, on sentences that did not span them."""
     shapes = import_module("glipv2_shapes")

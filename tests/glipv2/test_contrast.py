@@ -112,6 +112,56 @@ def test_targets_are_those_of_the_rule(pictures: list[tuple[list[str], bool, lis
     assert int(positive.sum() + ignored.sum()) <= positive[..., 1:].numel() and not positive[..., 0].any()
 
 
+def of_words(names: list[str], is_vocabulary: bool, boxes: list[int]) -> PicturePhrases:
+    """Phrases of as many tokens as they have words, between two special ones, all padded to nine tokens."""
+    spelled = [name.split() for name in names]
+    maps, ids, start = torch.zeros(len(names), 9, dtype=torch.bool), torch.zeros(9, dtype=torch.long), 1
+    for row, words in zip(maps, spelled, strict=True):
+        row[start : start + len(words)] = True
+        ids[start : start + len(words)] = torch.tensor([VOCABULARY.index(w) + 1 for w in words])
+        start += len(words)
+    return PicturePhrases(maps, names, torch.tensor(boxes, dtype=torch.long), is_vocabulary, ids)
+
+
+VOCABULARY = ["red", "blue", "green", "cat", "bus"]
+PAIRS = st.lists(st.sampled_from(["red cat", "blue cat", "red bus", "cat", "green bus"]), min_size=1, max_size=3)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(PAIRS, st.booleans(), st.lists(st.integers(0, 2), max_size=3)), min_size=1, max_size=4))
+def test_words_of_names_are_right_wherever_they_stand(pictures: list[tuple[list[str], bool, list[int]]]) -> None:
+    texts = [of_words(names, is_list, [b for b in boxes if b < len(names)]) for names, is_list, boxes in pictures]
+    batch = together(texts)
+    by_name, before = contrast_targets(batch)
+    positive, ignored = contrast_targets(batch, "words")
+    assert torch.equal(before, ignored) and not (positive & ignored).any() and not (by_name & ~positive).any()
+    more, row = (positive & ~by_name).unflatten(1, batch.mask.shape), 0
+    for own in texts:
+        for box in own.box_phrases.tolist():
+            mine = set(own.token_ids[own.token_map[box]].tolist())
+            for j, other in enumerate(texts):
+                for t, word in enumerate(other.token_ids.tolist()):
+                    right = own.is_vocabulary and other.is_vocabulary and word in mine
+                    if not by_name.unflatten(1, batch.mask.shape)[row, j, t]:
+                        assert bool(more[row, j, t]) is right
+            row += 1
+
+
+def test_the_detector_says_its_tokens_and_words_change_the_loss() -> None:
+    from .conftest import build_tiny
+
+    batch, found = [sample(96, 128, ["red cat", "red bus"], 0), sample(96, 128, ["blue cat"], 1)], {}
+    for kind in ("names", "words"):
+        model = build_tiny(contrast=contrast(propagate=kind)).train()
+        found[kind] = float(model(batch)["loss_inter"].detach())
+    assert math.isfinite(found["words"]) and abs(found["words"] - found["names"]) > 1e-4
+
+
+def test_words_need_tokens() -> None:
+    with pytest.raises(ConfigError, match="token_ids"):
+        contrast_targets(together([text(["cat"], True, [0])]), "words")
+
+
 # ---- value and gradients ------------------------------------------------------------------------------------------
 
 
@@ -169,6 +219,8 @@ def test_at_most_so_many_regions_a_picture() -> None:
 def test_impossible_settings() -> None:
     with pytest.raises(ConfigError, match="positive"):
         contrast(same_text="positive")
+    with pytest.raises(ConfigError, match="propagate='word'"):
+        contrast(propagate="word")
     with pytest.raises(ConfigError, match="max_regions=0"):
         contrast(max_regions=0)
 

@@ -39,7 +39,8 @@ def first_step(inputs: list[dict], parallel: bool) -> tuple[dict[str, float], di
     encoder = BertTextEncoder(source=None, config={**TINY_BERT, "num_hidden_layers": 1}, frozen=False)
     head = MaskedLanguageHead(dim=LANG, vocab_size=30522, tied=False)
     mlm = MaskedLanguageModelling(head=head, masker=EveryThird(), names=True)
-    model = build_tiny(text_encoder=encoder, contrast=contrast(log_scale=-1.0), mlm=mlm, deformable=False).train()
+    inter = contrast(log_scale=-1.0, propagate="words")
+    model = build_tiny(text_encoder=encoder, contrast=inter, mlm=mlm, deformable=False).train()
     runner = torch.nn.parallel.DistributedDataParallel(model) if parallel else model
     losses = runner(inputs)
     sum(losses.values()).backward()
