@@ -33,9 +33,9 @@ class Budget:
     """How much of everything; `rates` in place of the configs', whose runs are four times as long."""
 
     shots: tuple[int, ...] = (1, 3, 5, 10)
-    steps: int = 36
+    steps: int = 30
     batch: int = 2
-    test: int = 30
+    test: int = 25
     rates: dict[str, float] = field(default_factory=lambda: {"full": 1e-3, "linear_probe": 2e-2, "prompt": 0.1})
 
 

@@ -50,7 +50,7 @@ NOVEL = ("red square", "blue star", "yellow circle", "green heart", "red triangl
 TAXONOMY = get_taxonomy("color_shape").keep([f"{c} {s}" for c in COLORS for s in SHAPES]).with_novel(NOVEL)
 HELD_OUT = frozenset(tuple(name.split()) for name in NOVEL)
 FUSION = {"deep fusion": (True, True), "no fusion": (False, True), "late fusion": (False, False)}  # attention, language layers
-CONTRAST = {"contrast": "names", "contrast of words": "words", "no contrast": None}  # what is right elsewhere
+CONTRAST = {"contrast": True, "no contrast": False}
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class Budget:
     """Pictures of each set, and steps of each training."""
 
     sentences: int = 2000
-    pairs: int = 3000
+    pairs: int = 1000
     test: int = 300
-    sentence_steps: int = 560
+    sentence_steps: int = 480
     pair_steps: int = 600
     batch: int = 24
 
@@ -216,10 +216,8 @@ class Pairs:
         from glipv2.modeling.contrast import RegionWordContrast
 
         torch.manual_seed(self.seed)
-        propagate, contrast = CONTRAST[arm], None
-        if propagate is not None:
-            contrast = RegionWordContrast(visual_dim=CHANNELS, lang_dim=self.text.dim, embed_dim=64, propagate=propagate)
-        torch.manual_seed(self.seed)  # all arms begin with the same weights
+        contrast = RegionWordContrast(visual_dim=CHANNELS, lang_dim=self.text.dim, embed_dim=64) if CONTRAST[arm] else None
+        torch.manual_seed(self.seed)  # both arms begin with the same weights
         model = build_detector(self.text, contrast=contrast)
         fit(model, self.train, steps=self.budget.pair_steps, batch=self.budget.batch, lr=RATE, seed=self.seed)
         mapper = DatasetMapper(is_train=False)
