@@ -67,6 +67,7 @@ def add_glipv2_config(cfg: CfgNode) -> None:
     node.FROZEN_DETECTOR = False  # train the mask head alone
     # pretraining's losses
     node.CONTRAST = False  # regions against the words of all pictures of a batch
+    node.CONTRAST_PROPAGATE = "names"  # or "words": what of other pictures is right too
     node.MLM = False  # hidden words of sentences
     # heads of GLIPv2Tasks
     node.VQA_ANSWERS = ""  # a json list of answers (python -m openvocab.data.answers); "": no questions
@@ -114,6 +115,10 @@ def _mask_branch(cfg: CfgNode, channels: int, lang_dim: int, strides: list[int])
         head=GLIPv2MaskHead(cfg, ShapeSpec(channels=channels)),
         fused=node.MASK_FUSED,
     )
+
+
+def _contrast(cfg: CfgNode, channels: int, lang_dim: int) -> RegionWordContrast:
+    return RegionWordContrast(visual_dim=channels, lang_dim=lang_dim, propagate=cfg.MODEL.GLIPV2.CONTRAST_PROPAGATE)
 
 
 def _masked_words(text_encoder: TextEncoder) -> MaskedLanguageModelling:
@@ -167,7 +172,7 @@ def glipv2_from_config(cfg: CfgNode) -> dict:
         "ignore_padding": not node.OFFICIAL,
         "mask_branch": _mask_branch(cfg, channels, text_encoder.dim, strides),
         "frozen_detector": node.FROZEN_DETECTOR,
-        "contrast": RegionWordContrast(visual_dim=channels, lang_dim=text_encoder.dim) if node.CONTRAST else None,
+        "contrast": _contrast(cfg, channels, text_encoder.dim) if node.CONTRAST else None,
         "mlm": _masked_words(text_encoder) if node.MLM else None,
         "chunking": Chunking(max_names=node.PROMPT_NAMES or None),
         "execution": Execution(precision=node.PRECISION, channels_last=node.CHANNELS_LAST, compile=node.COMPILE),

@@ -12,7 +12,7 @@ from openvocab.detections import Detections
 from openvocab.errors import PromptError, WeightsError
 from openvocab.linked_text import LinkedText
 from openvocab.media import ImageLike, to_rgb
-from openvocab.prompting import Caption, noun_phrases
+from openvocab.prompting import Caption, phrases_of_answer, phrases_of_caption
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,7 +52,7 @@ class Speaker:
     def caption(self, image: ImageLike, *, links: bool = True) -> LinkedText:
         """Write a sentence about one picture; arguments and errors as `answer`."""
         pixels, output = self._say(image, "caption")
-        phrases = _phrases(output["caption"]) if links else None
+        phrases = phrases_of_caption(output["caption"]) if links else None
         return LinkedText(output["caption"], output["score"], self._link(pixels, output["caption"], phrases))
 
     @torch.no_grad()
@@ -91,24 +91,3 @@ def check_trained(model: nn.Module, task: str) -> None:
         f"--config-file configs/glipv2/quick/{config}.py; then give its config as the model, and its "
         f"output/quick_{config}/model_final.pth as the weights"
     )
-
-
-def _phrases(text: str) -> Caption | None:
-    """Return the noun phrases of a text; None if it has none."""
-    try:
-        return noun_phrases(text)
-    except PromptError:
-        return None
-
-
-def phrases_of_answer(question: str, answer: str) -> Caption | None:
-    """Return question and answer as one text, with the question's noun phrases, and the answer where it can name a thing.
-
-    "yes", "no" and numbers name none. None if there is no phrase at all.
-    """
-    asked = _phrases(question)
-    phrases = () if asked is None else asked.phrases
-    text = f"{question} {answer}"
-    if answer not in ("yes", "no") and not answer.replace(".", "").isdigit():
-        phrases = (*phrases, ((len(question) + 1, len(text)),))
-    return Caption(text, phrases) if phrases else None

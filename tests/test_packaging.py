@@ -18,7 +18,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-EXTRAS = {"clip", "bert", "video", "web", "export", "dev"}
+EXTRAS = {"clip", "bert", "video", "web", "captions", "dev"}
 TARGETS = {"help", "setup", "demo", "test", "check", "lint", "doctor", "clean"}
 SHA256 = re.compile(r"\b[0-9a-f]{64}\b")
 TEXT_FILES = {".py", ".toml", ".md", ".yaml", ".yml", ".txt", ".cfg", ".in", ".sh", ""}

@@ -49,6 +49,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--models", required=True, metavar="A,B", help="names of the zoo, such as default, or paths or names of configs")
     add("--datasets", required=True, metavar="X,Y", help="registered data sets, NAME or NAME:PROTOCOL")
+    add("--register", type=Path, metavar="FILE", help="a yaml list of folders with COCO jsons to register first")
     add("--json", type=Path, metavar="FILE", help="also write all numbers as json")
     add("--markdown", type=Path, metavar="FILE", help="also write the table as Markdown")
     add("--limit", type=int, metavar="N", help="only the first N pictures of each data set: for a quick look, no figure to report")
@@ -284,6 +285,10 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
+    if args.register is not None:
+        from openvocab.data import register_from_yaml
+
+        register_from_yaml(args.register)
     check_models(args.models)
     tasks = [task_of(text) for text in args.datasets]
     from openvocab import load_predictor

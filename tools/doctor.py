@@ -41,8 +41,6 @@ OPTIONAL = {
     "supervision": ("supervision", "Detections.to_supervision()"),
     "av": ("av", "videos"),
     "gradio": ("gradio", "the web demo"),
-    "onnx": ("onnx", "export"),
-    "onnxruntime": ("onnxruntime", "export"),
     "scikit-image": ("skimage", "sample photos of the demo"),
     "pytest": ("pytest", "tests"),
     "hypothesis": ("hypothesis", "tests"),

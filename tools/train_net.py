@@ -3,6 +3,7 @@
     python tools/train_net.py --config-file configs/glipv2/default.py train.max_iter=100
     python tools/train_net.py --config-file configs/glipv2/default.py --resume
     python tools/train_net.py --config-file configs/glipv2/default.py --eval-only train.init_checkpoint=model.pth
+    python tools/train_net.py --config-file configs/glipv2/adapt/full.py --register sets.yaml dataloader.dataset=my
 
 Flags are detectron2's; `key=value` overrides may stand anywhere, `+key=value` adds a key. Exit codes: 0 done, 2 something is wrong
 with the input (one sentence on standard error), 130 stopped by a signal after saving a checkpoint.
@@ -27,6 +28,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add = parser.add_argument
     add("--config-file", required=True, metavar="FILE", help="a .py or .yaml config, or a shipped one such as glipv2/default")
+    add("--register", metavar="FILE", help="a yaml list of folders to register first (see tools/prepare_dataset.py)")
     add("--resume", action="store_true", help="go on from the newest readable checkpoint in train.output_dir")
     add("--eval-only", action="store_true", help="evaluate train.init_checkpoint (with --resume: the newest checkpoint)")
     add("--strict", action="store_true", help="stop at the first bad picture or annotation, instead of skipping a few")
@@ -42,11 +44,20 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def register(path: str | None) -> None:
+    """Register the data sets of a yaml file; a second time in one process changes nothing."""
+    if path is not None:
+        from openvocab.data import register_from_yaml
+
+        register_from_yaml(path)
+
+
 def run(args: argparse.Namespace) -> None:
     """Do it, in one process of the run."""
     from openvocab.config import load_config
     from openvocab.engine import evaluate_config, train
 
+    register(args.register)
     cfg = load_config(args.config_file, args.opts)
     if args.cpu_procs or args.num_gpus == 0:
         cfg.train.device = "cpu"
@@ -61,6 +72,7 @@ def main() -> int:
     from openvocab.config import load_config
     from openvocab.engine import Interrupted, launch
 
+    register(args.register)
     load_config(args.config_file, args.opts)  # mistakes show here, before processes are started
     names = ("num_gpus", "cpu_procs", "num_machines", "machine_rank", "dist_url")
     try:

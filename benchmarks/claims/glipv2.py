@@ -16,7 +16,7 @@ TITLE = "GLIPv2: deep fusion, inter-image contrast, many tasks in one model, and
 SETTING = """
 **Sentences** (ShapesWorld, pictures of 64 x 64 pixels with six shapes of five kinds and four colors, made anew for each seed). In
 every picture some shapes look alike, and a sentence says which is meant: "the red circle left of the blue square". A detector of
-the plugin's parts (two levels, two blocks of 48 channels, plain convolutions) learns from nothing, 480 steps of 24 sentences about
+the plugin's parts (two levels, two blocks of 48 channels, plain convolutions) learns from nothing, 800 steps of 24 sentences about
 2,000 pictures, and is judged on the sentences about 300 new ones. Guessing between things that look alike gives 50 at most.
 Words are MiniLM's token features, frozen, in the 96 principal directions of all names and relations; they are contextual, so that
 also without fusion "circle" knows of the square to its right.
@@ -27,13 +27,13 @@ in no picture and no prompt. Judged on 300 pictures of all pairs, all twenty nam
 
 **Tasks** (ShapesWorld, one or two large shapes of four kinds and four colors). The model of `configs/glipv2/quick/shapes_tasks.py`
 (1.4 M parameters, its text encoder learns with it) and a small mask branch, from nothing: boxes by the names of four kinds and
-their masks, answers to questions, captions; the losses of the last two count 0.3 and 0.6. 800 pictures, 720 steps, 8 samples of
+their masks, answers to questions, captions; the losses of the last two count 0.3 and 0.6. 800 pictures, 800 steps, 8 samples of
 each task in a step: the single models see as many samples of their task as the one of all tasks, and cost together about as much.
 Judged on 150 new pictures, captions by greedy search.
 
 **Few shots** (deeppcb, bccd, aquarium; a set that is not on the disk is left out). The shipped default is tuned as
-configs/glipv2/adapt says, but 30 steps of 2 pictures of one small size, with other rates for so short a run, and judged by AP50
-on 25 validation pictures. Pictures of each class are chosen by the seed with ODinW's rule; many pictures show several classes,
+configs/glipv2/adapt says, but 48 steps of 2 pictures of one small size, with other rates for so short a run, and judged by AP50
+on 40 validation pictures. Pictures of each class are chosen by the seed with ODinW's rule; many pictures show several classes,
 and a frequent class is in more than k of them. The prior for rare names is off. **The default learned bccd and aquarium with
 all their training pictures: on these two the curves say what tuning keeps, not what few shots teach.** Only deeppcb is new to
 it. Without tuning nothing depends on the seed, and its standard deviation is 0.

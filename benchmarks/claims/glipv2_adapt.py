@@ -30,12 +30,12 @@ ZERO_SHOT = "zero-shot"
 
 @dataclass(frozen=True)
 class Budget:
-    """How much of everything; `rates` in place of the configs', whose runs are four times as long."""
+    """How much of everything; `rates` in place of the configs', whose runs are longer."""
 
     shots: tuple[int, ...] = (1, 3, 5, 10)
-    steps: int = 30
+    steps: int = 48
     batch: int = 2
-    test: int = 25
+    test: int = 40
     rates: dict[str, float] = field(default_factory=lambda: {"full": 1e-3, "linear_probe": 2e-2, "prompt": 0.1})
 
 
@@ -95,7 +95,7 @@ class KeptTower(nn.Module):
     ) -> tuple[list[Tensor], Tensor]:
         """As `GLIPv2Block`."""
         parts = []
-        for i, image in enumerate(self.trunk.asked):
+        for i, image in zip(range(len(hidden)), self.trunk.asked, strict=True):
             key = id(image), hidden[i].numpy().tobytes()
             if key not in self.kept:
                 one, words = [x[i : i + 1] for x in features], hidden[i : i + 1]

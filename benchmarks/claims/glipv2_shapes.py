@@ -60,7 +60,7 @@ class Budget:
     sentences: int = 2000
     pairs: int = 1000
     test: int = 300
-    sentence_steps: int = 480
+    sentence_steps: int = 800
     pair_steps: int = 600
     batch: int = 24
 

@@ -39,7 +39,7 @@ class Budget:
 
     train: int = 800
     test: int = 150
-    steps: int = 720
+    steps: int = 800
     share: int = 8
 
 

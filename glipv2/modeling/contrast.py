@@ -17,6 +17,8 @@ from openvocab.modeling.gather import gather_sizes, gather_with_gradient
 
 SAME_TEXT = ("ignore", "negative")
 PROPAGATE = ("names", "words")
+NO_WORD = 0
+_WORD = re.compile(r"\w+")
 _ARTICLE = re.compile(r"^(?:an?|the)\s+(?=\S)")
 
 
@@ -24,6 +26,17 @@ def phrase_key(text: str) -> int:
     """Return a number below 2**63 that is the same for the same words: case, spaces and a leading article do not count."""
     words = _ARTICLE.sub("", " ".join(text.casefold().split()))
     return int.from_bytes(hashlib.blake2b(words.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little") >> 1
+
+
+def token_words(text: str, offsets: Tensor) -> Tensor:
+    """Return (T,) int64, the `phrase_key` of the word that each token, characters [start, end) of `offsets` (T, 2), is a piece of.
+
+    Tokens of no word, special ones and punctuation, get `NO_WORD`.
+    """
+    keys = [NO_WORD] * len(text)
+    for match in _WORD.finditer(text):
+        keys[match.start() : match.end()] = [phrase_key(match.group())] * len(match.group())
+    return torch.tensor([keys[start] if end > start else NO_WORD for start, end in offsets.tolist()], dtype=torch.int64)
 
 
 @dataclass
@@ -35,14 +48,14 @@ class PicturePhrases:
         names: P texts; phrases of one text are the same thing, see `phrase_key`.
         box_phrases: (M,) int64, the phrase of each true box.
         is_vocabulary: the text is a list of class names, not a sentence.
-        token_ids: (T,) int64; None: not asked for by the contrast.
+        token_words: (T,) int64, see `token_words`; None: unknown. `propagate="words"` needs them.
     """
 
     token_map: Tensor
     names: Sequence[str]
     box_phrases: Tensor
     is_vocabulary: bool
-    token_ids: Tensor | None = None
+    token_words: Tensor | None = None
 
 
 @dataclass
@@ -58,7 +71,7 @@ class ContrastBatch:
         phrase_picture: (P,) the picture of each phrase.
         phrase_key: (P,) see `phrase_key`.
         phrase_is_name: (P,) bool, phrases of vocabularies.
-        token_ids: (B, T) int64, or None.
+        token_words: (B, T) int64, or None.
     """
 
     regions: Tensor
@@ -69,7 +82,7 @@ class ContrastBatch:
     phrase_picture: Tensor
     phrase_key: Tensor
     phrase_is_name: Tensor
-    token_ids: Tensor | None = None
+    token_words: Tensor | None = None
 
 
 def contrast_targets(batch: ContrastBatch, propagate: str = "names") -> tuple[Tensor, Tensor]:
@@ -83,7 +96,7 @@ def contrast_targets(batch: ContrastBatch, propagate: str = "names") -> tuple[Te
         positive and ignored, (R, B * T) bool; no pair is both.
 
     Raises:
-        ConfigError: for words to propagate in a batch that does not say its tokens.
+        ConfigError: for words to propagate in a batch that does not say them.
     """
     pictures, tokens = batch.mask.shape
     key = batch.phrase_key.unique(return_inverse=True)[1]
@@ -103,12 +116,13 @@ def contrast_targets(batch: ContrastBatch, propagate: str = "names") -> tuple[Te
     positive[rows, picture] = batch.token_map[mine]
     positive = positive.flatten(1) | (of_key[0, key[mine]] & elsewhere & batch.phrase_is_name[mine, None])
     if propagate == "words":
-        if batch.token_ids is None:
-            raise ConfigError('propagate="words" compares tokens: give PicturePhrases their token_ids')
-        word = batch.token_ids.flatten().unique(return_inverse=True)[1]
+        if batch.token_words is None:
+            raise ConfigError('propagate="words" compares words: give PicturePhrases their token_words')
+        own = batch.token_words.flatten()
+        word = own.unique(return_inverse=True)[1]
         has = batch.mask.new_zeros(len(batch.token_map), int(word.max()) + 1)
         has[phrase[named], word[column[named]]] = True  # phrases of sentences have none
-        positive = positive | (has[mine][:, word] & of_key[0].any(dim=0))
+        positive = positive | (has[mine][:, word] & of_key[0].any(dim=0) & (own != NO_WORD))
     return positive, of_key[1, key[mine]] & elsewhere & ~positive
 
 
@@ -251,7 +265,7 @@ def gathered(
     maps = torch.cat([F.pad(p.token_map, (0, width - p.token_map.shape[1])) for p in phrases])
     places = torch.cat([b + start for b, start in zip(boxes, starts, strict=True)])
     table = gather_with_gradient(torch.cat([torch.cat(pictures)[:, None], table], dim=1))
-    ids = [p.token_ids for p in phrases if p.token_ids is not None]  # all of them, or none
+    own = [p.token_words for p in phrases if p.token_words is not None]  # of all of them, or of none, in every process
     return ContrastBatch(
         regions=gather_with_gradient(regions),
         words=gather_with_gradient(F.pad(words, (0, 0, 0, gap))),
@@ -261,7 +275,7 @@ def gathered(
         phrase_picture=table[:, 0],
         phrase_key=table[:, 1],
         phrase_is_name=table[:, 2].bool(),
-        token_ids=gather_with_gradient(torch.stack([F.pad(i, (0, width - len(i))) for i in ids])) if ids else None,
+        token_words=gather_with_gradient(torch.stack([F.pad(w, (0, width - len(w))) for w in own])) if own else None,
     )
 
 

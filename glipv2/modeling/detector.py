@@ -17,7 +17,7 @@ from openvocab.prompting import Caption, build_caption, token_map
 from openvocab.text import LanguageFeatures, TokenBatch
 from openvocab.vocabulary import Vocabulary
 
-from .contrast import PicturePhrases
+from .contrast import PicturePhrases, token_words
 from .execution import Execution
 from .head import HeadOutput
 from .losses import Targets
@@ -250,7 +250,7 @@ class GLIPv2(nn.Module):
 
     def _losses(self, batched_inputs: list[dict], captions: list[Caption]) -> dict[str, Tensor]:
         tokens, maps = self._tokens(captions)
-        ids = tokens.input_ids.to(self.device)
+        offsets = tokens.offsets
         if self.mlm is not None:
             tokens, hidden_words = self.mlm.hide(tokens, maps, batched_inputs, self.text_encoder)
         language = self.text_encoder(tokens.to(self.device))
@@ -261,7 +261,7 @@ class GLIPv2(nn.Module):
             matched = self.criterion.match(anchors, targets)
             losses.update(self.criterion(output, anchors, language.mask, targets, matched))
             if self.contrast is not None:
-                texts = [self._phrases(*row) for row in zip(batched_inputs, captions, maps, ids, strict=True)]
+                texts = [self._phrases(*row) for row in zip(batched_inputs, captions, maps, offsets, strict=True)]
                 losses.update(self.contrast(output.pyramid, language.hidden, language.mask, matched, texts))
         if self.mlm is not None:
             losses.update(self.mlm(output.hidden, hidden_words.to(self.device), self.text_encoder))
@@ -280,10 +280,11 @@ class GLIPv2(nn.Module):
         found = [post.suppress(post.candidates(*p, m, s)) for p, m, s in zip(parts, maps, sizes, strict=True)]
         return [f.pred_boxes.tensor for f in found]
 
-    def _phrases(self, x: dict, caption: Caption, phrase_tokens: Tensor, ids: Tensor) -> PicturePhrases:
+    def _phrases(self, x: dict, caption: Caption, phrase_tokens: Tensor, offsets: Tensor) -> PicturePhrases:
         given = x.get("caption") is not None
         names = caption.names if given else self._vocabulary(x).names
-        return PicturePhrases(phrase_tokens, names, x["instances"].gt_classes.to(self.device), not given, ids)
+        words = token_words(caption.text, offsets).to(self.device) if self.contrast.propagate == "words" else None
+        return PicturePhrases(phrase_tokens, names, x["instances"].gt_classes.to(self.device), not given, words)
 
     def _target(self, x: dict, phrase_tokens: Tensor) -> Targets:
         truth, phrases = x["instances"], len(phrase_tokens)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from glipv2.modeling.detector import GLIPv2
 from openvocab.errors import ConfigError, InputError, nearest
+from openvocab.prompting import phrases_of_answer, phrases_of_caption
 from openvocab.text import TextEncoder
 from openvocab.vocabulary import Vocabulary
 
@@ -113,7 +114,8 @@ class GLIPv2Tasks(nn.Module):
             batched_inputs: a dict a sample, `image` (3, H, W) and its "task":
                 None or "detection": as `GLIPv2` takes it;
                 "vqa": `question`, and in training `answers`, {answer: score 0..1};
-                "caption": in training `sentence`.
+                "caption": in training `sentence`;
+                the last two: `links`, True to look for what was said (see `link`).
 
         Returns:
             in training a dict of scalars: the detector's losses and one of each head, for the tasks that the batch holds; else a
@@ -150,7 +152,33 @@ class GLIPv2Tasks(nn.Module):
             with self.detector.execution.rounding(self.device):
                 outputs += self.heads[task].predict(self.detector, [samples[i] for i in group])
             order += group
+        self.link([samples[i] for i in order], outputs)
         return order, outputs
+
+    def link(self, samples: Sequence[dict], outputs: Sequence[dict]) -> None:
+        """Look for the noun phrases of what was said, with the detector: grounded captions, grounded answers.
+
+        Each output whose sample asks for it ("links": True) gets "linked", the text with its phrases as a `Caption` (of a question
+        and its answer; None without a phrase), and "instances", whose `pred_classes` are places among these phrases.
+
+        Raises:
+            InputError: for a sample of a task that says nothing.
+            PromptError: for a text that is longer than the text encoder takes.
+        """
+        for x, output in zip(samples, outputs, strict=True):
+            if not x.get("links"):
+                continue
+            if "caption" in output:
+                output["linked"] = phrases_of_caption(output["caption"])
+            elif "answer" in output:
+                output["linked"] = phrases_of_answer(x["question"], output["answer"])
+            else:
+                raise InputError(f"the task '{x.get('task')}' writes no caption and no answer: leave out its \"links\"")
+        asked = [(x, output) for x, output in zip(samples, outputs, strict=True) if output.get("linked") is not None]
+        if asked:
+            found = self.detector([{**x, "caption": output["linked"]} for x, output in asked])
+            for (_, output), one in zip(asked, found, strict=True):
+                output["instances"] = one["instances"]
 
     # ---- training -------------------------------------------------------------------------------------------------
 

@@ -67,6 +67,7 @@ class PictureMapper:
         augmentations: detectron2 augmentations, applied in order. Mind that texts speak of colors, and of left and right.
         image_format: "RGB" or "BGR".
         skip: how many bad files of a data set the training loader skips.
+        links: ask for boxes of the words that are written too (`GLIPv2Tasks`; for `LinkEvaluator`).
 
     Raises:
         ConfigError: for an unknown format.
@@ -82,12 +83,13 @@ class PictureMapper:
         augmentations: Sequence[T.Augmentation | T.Transform] = (),
         image_format: str = "RGB",
         skip: BadSampleBudget | None = None,
+        links: bool = False,
     ) -> None:
         if image_format not in FORMATS:
             raise ConfigError(f"image_format={image_format!r} is none of {FORMATS}")
         self.is_train, self.image_format = is_train, image_format
         self.augmentations = T.AugmentationList(list(augmentations))
-        self.skip = skip or BadSampleBudget()
+        self.skip, self.links = skip or BadSampleBudget(), links
 
     def _picture(self, record: dict) -> dict:
         size = (record["height"], record["width"])
@@ -102,6 +104,7 @@ class PictureMapper:
             "file_name": record["file_name"],
             "dataset": record.get("dataset_source", ""),
             "task": self.task,
+            **({"links": True} if self.links else {}),
         }
 
 
@@ -115,7 +118,8 @@ class QuestionMapper(PictureMapper):
 
         Returns:
             {"image": (3, H, W) uint8 in `image_format`, "height" and "width" of the file, "image_id", "file_name", "dataset",
-            "task": "vqa", "question_id", "question"}; in training also "answers", {answer: score 0..1}, and None for a question
+            "task": "vqa", "question_id", "question"}, with `links` also
+            "links": True; in training also "answers", {answer: score 0..1}, and None for a question
             that nobody answered.
 
         Raises:

@@ -4,6 +4,7 @@ from .captions import CaptionEvaluator
 from .coco import COCODetectionEvaluator, COCOOVDEvaluator
 from .flickr30k import Flickr30kEvaluator
 from .keys import flatten, mean_of
+from .links import LinkEvaluator
 from .lvis_v1 import LVISEvaluator, LVISFixedEvaluator
 from .odinw import ODinWEvaluator, find_odinw, odinw_records, odinw_wording, summarize_odinw
 from .referring import ReferringMaskEvaluator
@@ -17,6 +18,7 @@ __all__ = [
     "Flickr30kEvaluator",
     "LVISEvaluator",
     "LVISFixedEvaluator",
+    "LinkEvaluator",
     "ODinWEvaluator",
     "ReferringMaskEvaluator",
     "VQAEvaluator",

@@ -12,7 +12,7 @@ FREQUENCIES = {"r": "APr", "c": "APc", "f": "APf"}
 OVD, FIXED, ODINW, REFERRING = "ovd", "fixed", "odinw", "referring"
 RECALL, ANY_BOX, MERGED_BOX = "recall", "any", "merged"
 BASE, NOVEL, ALL = "base", "novel", "all"
-VQA, CAPTION, CONSTANT = "vqa", "caption", "constant"
+VQA, CAPTION, CONSTANT, LINKS = "vqa", "caption", "constant", "links"
 
 
 def class_key(metric: str, name: str) -> str:

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from glipv2.modeling import RegionWordContrast
 from glipv2.modeling.contrast import (
+    NO_WORD,
     ContrastBatch,
     PicturePhrases,
     bidirectional_cross_entropy,
     contrast_targets,
     gathered,
     phrase_key,
+    token_words,
 )
 from openvocab.errors import ConfigError
 from openvocab.prompting import Caption
@@ -138,9 +140,9 @@ def test_words_of_names_are_right_wherever_they_stand(pictures: list[tuple[list[
     more, row = (positive & ~by_name).unflatten(1, batch.mask.shape), 0
     for own in texts:
         for box in own.box_phrases.tolist():
-            mine = set(own.token_ids[own.token_map[box]].tolist())
+            mine = set(own.token_words[own.token_map[box]].tolist())
             for j, other in enumerate(texts):
-                for t, word in enumerate(other.token_ids.tolist()):
+                for t, word in enumerate(other.token_words.tolist()):
                     right = own.is_vocabulary and other.is_vocabulary and word in mine
                     if not by_name.unflatten(1, batch.mask.shape)[row, j, t]:
                         assert bool(more[row, j, t]) is right
@@ -157,8 +159,15 @@ def test_the_detector_says_its_tokens_and_words_change_the_loss() -> None:
     assert math.isfinite(found["words"]) and abs(found["words"] - found["names"]) > 1e-4
 
 
+def test_pieces_of_a_word_are_that_word() -> None:
+    spans = torch.tensor([[0, 0], [0, 3], [4, 7], [7, 9], [9, 10], [11, 14], [0, 0]])  # [CLS] red cir ##cl . red [SEP]
+    found = token_words("Red circl. red", spans).tolist()
+    assert found[1] == found[5] == phrase_key("red") and found[2] == found[3] == phrase_key("circl")
+    assert found[0] == found[4] == found[6] == NO_WORD
+
+
 def test_words_need_tokens() -> None:
-    with pytest.raises(ConfigError, match="token_ids"):
+    with pytest.raises(ConfigError, match="token_words"):
         contrast_targets(together([text(["cat"], True, [0])]), "words")
 
 

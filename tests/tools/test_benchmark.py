@@ -83,6 +83,16 @@ def test_one_table_three_ways(run: Callable, boxes: str, tmp_path: Path, capsys:
     assert f"| {boxes} | coco       |" in text and "83.2" in text and content["command"] in text and "threads" in content["machine"]
 
 
+def test_a_set_of_a_list(run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = write_set(tmp_path / "listed")
+    (tmp_path / "sets.yaml").write_text(f"bench_listed: {{root: {folder}, annotations: instances.json, images: images}}\n")
+    try:
+        assert run("--register", tmp_path / "sets.yaml", "--datasets", "bench_listed") == 0
+    finally:
+        catalog.unregister("bench_listed")
+    assert "bench_listed" in capsys.readouterr().out
+
+
 def test_several_models_sets_and_a_limit(run: Callable, boxes: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     federated = write_set(tmp_path / "federated", federated=True)
     register_coco_folder("bench_lvis", root=federated, annotations="instances.json", images="images")

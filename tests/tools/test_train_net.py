@@ -68,6 +68,24 @@ def test_train_resume_and_evaluate(config, tmp_path, monkeypatch, capsys):
     assert "AP50" in log and "toy" in log
 
 
+def test_folders_are_registered_first_and_once(config, tmp_path, monkeypatch, capsys):
+    from openvocab.data import get_records
+    from openvocab.data.catalog import unregister
+    from openvocab.testing.writer import write_coco
+
+    files = write_coco(tmp_path / "set", 2, taxonomy="shape", captions=0, referring=0, questions=0).files
+    line = f"{{root: /, annotations: {files['instances']}, images: {tmp_path}/set/images}}"
+    (tmp_path / "sets.yaml").write_text(f"registered_for_train_net: {line}\n")
+    flags = ["--config-file", config, "--register", tmp_path / "sets.yaml", f"train.output_dir={tmp_path}/out", "train.max_iter=1"]
+    try:
+        assert call(monkeypatch, *flags) == 0, "checked and run in one process"
+        assert len(get_records("registered_for_train_net")) == 2
+    finally:
+        unregister("registered_for_train_net")
+    assert call(monkeypatch, "--config-file", config, "--register", tmp_path / "none.yaml") == 2
+    assert "none.yaml" in capsys.readouterr().err
+
+
 def test_added_keys_need_a_plus(config, tmp_path, monkeypatch, capsys):
     wanted = [f"train.output_dir={tmp_path}/out", "--eval-only"]
     assert call(monkeypatch, "--config-file", config, *wanted, "dataloader.test.toy.loader.batch=3") == 2

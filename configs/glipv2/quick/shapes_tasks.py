@@ -9,22 +9,28 @@ Command: python tools/train_net.py --config-file configs/glipv2/quick/shapes_tas
 
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
+from detectron2.evaluation import DatasetEvaluators
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import CosineParamScheduler
 
 from openvocab.data import CaptionMapper, DatasetMapper, QuestionMapper, TrainSource, build_test_loader, build_train_loader
 from openvocab.engine import build_adamw
-from openvocab.evaluation import CaptionEvaluator, COCODetectionEvaluator, VQAEvaluator
+from openvocab.evaluation import CaptionEvaluator, COCODetectionEvaluator, LinkEvaluator, VQAEvaluator
 from openvocab.testing.quick_tasks import shapes_tasks
 
 from ...common.train import train
 from ..models.glipv2_shapes_tasks import model
 
 _mappers = {"detection": DatasetMapper, "vqa": QuestionMapper, "caption": CaptionMapper}
-_evaluators = {"detection": COCODetectionEvaluator, "vqa": VQAEvaluator, "caption": CaptionEvaluator}
+_seen, _new = shapes_tasks(num=400, image_size=64), shapes_tasks(num=60, image_size=64, split="val")
+_links = L(LinkEvaluator)(dataset_name=_new["detection"])  # boxes of the words that are written
+_evaluators = {
+    "detection": L(COCODetectionEvaluator)(dataset_name=_new["detection"]),
+    "vqa": L(DatasetEvaluators)(evaluators=[L(VQAEvaluator)(dataset_name=_new["vqa"]), _links]),
+    "caption": L(DatasetEvaluators)(evaluators=[L(CaptionEvaluator)(dataset_name=_new["caption"]), _links]),
+}
 _size = L(T.ResizeShortestEdge)(short_edge_length=64, max_size=96)  # changes no picture here; the predictor's
 _shares = {"detection": 0.25, "vqa": 0.45, "caption": 0.3}
-_seen, _new = shapes_tasks(num=400, image_size=64), shapes_tasks(num=60, image_size=64, split="val")
 
 dataloader = dict(
     train=L(build_train_loader)(
@@ -38,9 +44,11 @@ dataloader = dict(
     test={
         task: dict(
             loader=L(build_test_loader)(
-                dataset=_new[task], mapper=L(_mappers[task])(is_train=False, augmentations=[_size]), batch_size=10
+                dataset=_new[task],
+                mapper=L(_mappers[task])(is_train=False, augmentations=[_size], **({} if task == "detection" else {"links": True})),
+                batch_size=10,
             ),
-            evaluator=L(_evaluators[task])(dataset_name=_new[task]),
+            evaluator=_evaluators[task],
         )
         for task in _shares
     },

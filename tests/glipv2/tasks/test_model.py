@@ -43,6 +43,30 @@ def test_the_detector_is_unchanged_by_the_heads() -> None:
         assert (p.grad is None and q.grad is None) or torch.equal(p.grad, q.grad), name
 
 
+@torch.no_grad()
+def test_what_is_said_is_looked_for_where_it_is_asked() -> None:
+    """Links are the detections of the question's and the answer's phrases; other samples get none, and texts stay the same."""
+    model = build_tasks().eval()
+    asked = [{**question(seed=s, size=size), "height": 128, "width": 192} for s, size in enumerate([(64, 96), (96, 64)])]
+    plain, linked = model([*asked, caption()]), model([{**x, "links": True} for x in asked] + [{**caption(), "links": True}])
+    for x, before, after in zip(asked, plain, linked, strict=False):
+        assert "linked" not in before and after["answer"] == before["answer"]
+        assert after["linked"].text == f"{x['question']} {after['answer']}" and "circle" in " ".join(after["linked"].names)
+        assert len(after["instances"]) and int(after["instances"].pred_classes.max()) < len(after["linked"].phrases)
+        same(after["instances"], model.detector([{**x, "caption": after["linked"]}])[0]["instances"], atol=1e-4)
+
+
+@torch.no_grad()
+def test_captions_are_linked_where_they_name_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, said = build_tasks().eval(), ["a red circle", "and of the"]
+    monkeypatch.setattr(model.heads["caption"], "predict", lambda _, samples: [{"caption": t, "score": 1.0} for t in said])
+    first, second = model([{**caption(seed=s), "links": True} for s in range(2)])
+    assert first["linked"].names[0].endswith("red circle") and len(first["instances"])
+    assert second["linked"] is None and "instances" not in second
+    with pytest.raises(InputError, match="leave out"):
+        model.link([{"task": "count", "links": True}], [{"score": 1.0}])
+
+
 def test_masks_in_the_same_batch() -> None:
     """A detector with a mask branch keeps its masks and its loss_mask."""
     detector = test_mask_branch.build()
