@@ -17,7 +17,7 @@ demo: setup
 	$(PY) tools/demo.py --samples --output output/demo
 
 test: setup
-	$(PYTEST)
+	$(PYTEST) --durations=25
 
 check: setup lint
 	$(PYTEST) -m "not slow"
