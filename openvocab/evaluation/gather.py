@@ -47,6 +47,32 @@ def gather_by_files(
             shutil.rmtree(place, ignore_errors=True)
 
 
+def gather_rows(rows: np.ndarray, folder: str | Path | None = None, *, distributed: bool = True) -> np.ndarray | None:
+    """Return the rows (N, C) int64 of all processes, sorted by their first two columns; None on ranks above 0.
+
+    The first column says which sample a row is of. A sample that two processes saw is as the lower rank saw it.
+
+    Args:
+        rows: of this process.
+        folder: as for `gather_by_files`.
+        distributed: else these rows are all. With it a collective call.
+
+    Raises:
+        EvaluationError: as `gather_by_files`.
+    """
+    parts: list[np.ndarray] | None = [rows]
+    if distributed and comm.get_world_size() > 1:
+        parts = gather_by_files(lambda file: np.savez(file, rows=rows), lambda content: content["rows"], folder)
+    if parts is None:
+        return None
+    kept, seen = [], np.zeros(0, dtype=np.int64)
+    for part in parts:
+        kept.append(part[~np.isin(part[:, 0], seen)])
+        seen = np.union1d(seen, part[:, 0])
+    found = np.concatenate(kept)
+    return found[np.lexsort((found[:, 1], found[:, 0]))]
+
+
 def _read(place: str, load: Callable[[Mapping[str, np.ndarray]], T]) -> tuple[list[T] | None, str]:
     """Read the parts of all ranks; return them, or what went wrong."""
     parts = []

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from typing import IO
 
 import numpy as np
 import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
-from detectron2.utils import comm
 from torchvision.ops import box_iou
 
 from openvocab.data.annotations import boxes_of
+from openvocab.data.randomness import draw
 from openvocab.errors import ConfigError, EvaluationError
 from openvocab.vocabulary import Vocabulary
 
-from .gather import gather_by_files
+from .gather import gather_rows
 from .keys import LINKS, mean_of, percent
 
 
@@ -64,7 +62,7 @@ class LinkEvaluator(DatasetEvaluator):
             raise ConfigError(f"iou_threshold={iou_threshold} must be above 0 and at most 1")
         self.dataset_name, self.iou_threshold = dataset_name, float(iou_threshold)
         self.output_dir, self.distributed = output_dir, distributed
-        self.names = Names(get_vocabulary(dataset_name))
+        self.vocabulary = get_vocabulary(dataset_name)
         self._records = {r["image_id"]: r for r in get_records(dataset_name)}
         if not any(r["annotations"] for r in self._records.values()):
             raise EvaluationError(f"'{dataset_name}' has no box, so no link can be right")
@@ -100,7 +98,7 @@ class LinkEvaluator(DatasetEvaluator):
                     f"the output for a sample of the task '{x.get('task')}' has no links: CaptionMapper and QuestionMapper ask "
                     "for them with links=True"
                 )
-            key = _number((x["image_id"], x.get("question_id")))
+            key = draw(x["image_id"], str(x.get("question_id")))
             if key not in self._rows:
                 self._rows[key] = self._judge(record, output)
 
@@ -112,7 +110,7 @@ class LinkEvaluator(DatasetEvaluator):
         said: dict[int, tuple[float, torch.Tensor]] = {}
         if output["linked"] is not None:
             found: Instances = output["instances"].to("cpu")
-            phrases = [self.names.of(text) for text in output["linked"].names]
+            phrases = [class_of(text, self.vocabulary) for text in output["linked"].names]
             for name in {p for p in phrases if p is not None}:
                 said[name] = -1.0, torch.zeros(0, 4)
             for score, box, phrase in zip(found.scores.tolist(), found.pred_boxes.tensor, found.pred_classes.tolist(), strict=True):
@@ -133,7 +131,9 @@ class LinkEvaluator(DatasetEvaluator):
         Raises:
             EvaluationError: if nothing was processed.
         """
-        table = self._gather()
+        rows = [(key, *row) for key, found in self._rows.items() for row in found]
+        mine = np.array(rows, dtype=np.int64).reshape(-1, 5)
+        table = gather_rows(mine, self.output_dir, distributed=self.distributed)
         if table is None:
             return {}
         if not len(table):
@@ -143,52 +143,17 @@ class LinkEvaluator(DatasetEvaluator):
         values = {k: mean_of(f[k] for f in figures) for k in ("F1_all", "precision", "recall", "F1_loc")}
         return {LINKS: {**values, "texts": texts}}
 
-    def _gather(self) -> np.ndarray | None:
-        mine = np.array([(key, *row) for key, rows in self._rows.items() for row in rows], dtype=np.int64).reshape(-1, 5)
-        if not self.distributed or comm.get_world_size() == 1:
-            return mine
 
-        def save(file: IO) -> None:
-            np.savez(file, rows=mine)
-
-        parts = gather_by_files(save, lambda content: content["rows"], self.output_dir)
-        if parts is None:
-            return None
-        seen: set[int] = set()
-        kept = []
-        for rows in parts:  # a text that two processes saw is as the lower one saw it
-            kept.append(rows[[key not in seen for key in rows[:, 0].tolist()]] if len(rows) else rows)
-            seen.update(rows[:, 0].tolist())
-        return np.concatenate(kept)
-
-
-class Names:
-    """Finds which class a phrase names."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.words: dict[tuple[str, ...], int] = {}
-        for group in (vocabulary.names, vocabulary.prompts):
-            for i, text in enumerate(group):
-                self.words.setdefault(_words(text), i)
-        for i, aliases in enumerate(vocabulary.aliases):
-            for text in aliases:
-                self.words.setdefault(_words(text), i)
-        self.longest = max(map(len, self.words))
-
-    def of(self, phrase: str) -> int | None:
-        """Return the class of the longest name that the phrase ends with, or None."""
-        words = _words(phrase)
-        for length in range(min(self.longest, len(words)), 0, -1):
-            *front, last = words[-length:]
-            for ending in _singular(last):
-                found = self.words.get((*front, ending))
-                if found is not None:
-                    return found
-        return None
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.casefold().replace("_", " ").split())
+def class_of(phrase: str, vocabulary: Vocabulary) -> int | None:
+    """Return the class of the longest name that the phrase ends with, or None."""
+    words = phrase.casefold().replace("_", " ").split()
+    for start in range(len(words)):
+        *front, last = words[start:]
+        for ending in _singular(last):
+            for blank in " _":  # LVIS writes its names with underscores
+                if (name := blank.join([*front, ending])) in vocabulary:
+                    return vocabulary.index(name)
+    return None
 
 
 def _singular(word: str) -> list[str]:
@@ -203,8 +168,3 @@ def _figures(rows: np.ndarray) -> dict[str, float]:
     both = int((rows[:, 0] & rows[:, 1]).sum())
     shares = {"F1_all": (2 * right, said + there), "precision": (right, said), "recall": (right, there), "F1_loc": (right, both)}
     return {k: percent(part / whole) if whole else float("nan") for k, (part, whole) in shares.items()}
-
-
-def _number(key: tuple) -> int:
-    """Return a number below 2**63 for a picture and a question."""
-    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little") >> 1

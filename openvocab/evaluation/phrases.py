@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import IO
 
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
-from detectron2.utils import comm
 
 from openvocab.errors import EvaluationError
 
-from .gather import gather_by_files
+from .gather import gather_rows
 
 logger = logging.getLogger(__name__)
 
@@ -100,19 +98,7 @@ class PhraseEvaluator(DatasetEvaluator):
     def _gather(self) -> np.ndarray | None:
         """Return the rows of all processes, each phrase once; None on ranks above 0. A collective call, if `distributed`."""
         mine = np.array([row for rows in self._rows.values() for row in rows], dtype=np.int64).reshape(-1, self.columns)
-        parts = [mine]
-        if self.distributed and comm.get_world_size() > 1:
-
-            def save(file: IO) -> None:
-                np.savez(file, rows=mine)
-
-            gathered = gather_by_files(save, lambda content: content["rows"], self.output_dir)
-            if gathered is None:
-                return None
-            parts = gathered
-        rows = np.concatenate(parts)
-        _, first = np.unique(rows[:, :2], axis=0, return_index=True)
-        return rows[first]
+        return gather_rows(mine, self.output_dir, distributed=self.distributed)
 
 
 def asked_phrases(record: Mapping) -> list[int]:

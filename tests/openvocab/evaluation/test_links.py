@@ -16,7 +16,7 @@ from openvocab.data import register_coco_folder
 from openvocab.data.catalog import unregister
 from openvocab.errors import ConfigError, EvaluationError
 from openvocab.evaluation import LinkEvaluator
-from openvocab.evaluation.links import Names
+from openvocab.evaluation.links import class_of
 from openvocab.prompting import Caption, noun_phrases, phrases_of_answer
 from openvocab.testing import run_gloo
 from openvocab.vocabulary import Vocabulary
@@ -120,7 +120,7 @@ def test_questions_count_each_and_a_text_once(name: str) -> None:
 )
 def test_which_class_a_phrase_names(phrase: str, expected: int | None) -> None:
     vocabulary = Vocabulary.from_names([*NAMES, "baby", "knife"], aliases=[["round thing"], ["box"], [], [], []])
-    assert Names(vocabulary).of(phrase) == expected
+    assert class_of(phrase, vocabulary) == expected
 
 
 def test_what_cannot_be_judged(name: str) -> None:
