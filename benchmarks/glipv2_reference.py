@@ -1,8 +1,8 @@
 """GLIP as published, as plainly as can be: what `benchmarks/glipv2.py` measures ours against.
 
-Written from facts/glipv2.md 1.4 to 1.7: text padded to 256 tokens and encoded for every picture, attention in its published order,
-torchvision's deformable operator, Swin's attention as detectron2 writes it. Children carry our names, so that both sides hold the
-same weights. Anchors, boxes and suppression are ours on both sides.
+Written from the formulas (arXiv 2112.03857, arXiv 2106.08322): text padded to 256 tokens and encoded for every picture, attention
+in its published order, torchvision's deformable operator, Swin's attention as detectron2 writes it. Children carry our names, so
+that both sides hold the same weights. Anchors, boxes and suppression are ours on both sides.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """RegionCLIP's detector in the published order, as plainly as can be: what `benchmarks/regionclip.py` measures ours against.
 
-Written from the formulas (arXiv 2112.09106, arXiv 2103.00020, facts/regionclip.md 1): every query of the attention pool, frozen
+Written from the formulas (arXiv 2112.09106, arXiv 2103.00020): every query of the attention pool, frozen
 norms on their own, all regions at once. Children carry our names, so that both sides load one file of weights.
 """
 

@@ -1,4 +1,4 @@
-"""A data set added to a trained hub: only its own vector and bias are trained (facts/detection_hub.md 1.8, ours)."""
+"""A data set added to a trained hub: only its own vector and bias are trained (ours)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Words of captions in which the names of the shared small sets are asked for: set -> template for all names, or name -> template.
 
 The phrase stands in braces, "{}" where it stays what it is; the words around it are only context. Those of aquarium, but for its
-blanks, and of pothole are GLIP's, from its configs for ODinW (facts/glipv2.md 5.1); the others are ours. coco_mini keeps its bare
+blanks, and of pothole are GLIP's, from its configs for ODinW (microsoft/GLIP); the others are ours. coco_mini keeps its bare
 names: words around each of 80 names would need several prompts.
 """
 

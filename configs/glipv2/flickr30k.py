@@ -1,6 +1,6 @@
 """Phrase grounding on Flickr30k Entities with GLIP-T: recall@1, 5 and 10 of val and test, any-box and merged-box protocols.
 
-Reproduces: the protocol of GLIP's and GLIPv2's Flickr30k figures (facts/glipv2.md 5.3): one sentence a picture, the best 100 boxes
+Reproduces: the protocol of GLIP's and GLIPv2's Flickr30k figures (microsoft/GLIP): one sentence a picture, the best 100 boxes
 over its phrases. No figure to expect: it needs released weights and the pictures, and was not run on them here.
 Cost: not measured; 1,000 pictures with five sentences each in either split.
 Command: python tools/train_net.py --config-file configs/glipv2/flickr30k.py

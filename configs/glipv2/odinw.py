@@ -1,6 +1,6 @@
 """The shipped default on ODinW-13 and -35: mean and median of AP over the sets that are there, by names and by engineered prompts.
 
-Reproduces: GLIP's and GLIPv2's ODinW protocol (facts/glipv2.md 5.1), test splits. No figure to expect from this small model: parts
+Reproduces: GLIP's and GLIPv2's ODinW protocol (microsoft/GLIP), test splits. No figure to expect from this small model: parts
 of Aquarium, pothole, Raccoon and BCCD were in its training, and the suites lie on few disks.
 Cost: as configs/glipv2/zero_shot.py, a picture and pass; four passes.
 Command: python tools/train_net.py --config-file configs/glipv2/odinw.py --eval-only

@@ -1,6 +1,6 @@
 """The shipped default on any registered data set: by its names alone, and in a caption template of the set's own.
 
-Reproduces: GLIP's zero-shot protocol for ODinW (facts/glipv2.md 5.1) on one set: a caption of all names, COCO's AP.
+Reproduces: GLIP's zero-shot protocol for ODinW (microsoft/GLIP) on one set: a caption of all names, COCO's AP.
 Cost: about 0.3 s a picture and pass on 2 CPU cores (docs/model_card.md); two passes.
 Command: python tools/train_net.py --config-file configs/glipv2/zero_shot.py --eval-only dataloader.dataset=deeppcb
 `~dataloader.test.zero_shot_worded` leaves the second pass out. `dataloader.wording` says for each set in which words its names are

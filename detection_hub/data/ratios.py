@@ -1,4 +1,4 @@
-"""Shares of data sets that follow their losses (ours; facts/detection_hub.md 4.5 asks for the option)."""
+"""Shares of data sets that follow their losses (ours)."""
 
 from __future__ import annotations
 

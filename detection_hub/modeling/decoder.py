@@ -31,7 +31,7 @@ PRIOR_BIAS = -math.log((1 - 0.01) / 0.01)
 
 
 class KernelContext(NamedTuple):
-    """What a context says to one stage; all zero: nothing (facts/detection_hub.md 1.5, the form is ours).
+    """What a context says to one stage; all zero: nothing (arXiv 2206.03484 adapts kernels; the form is ours).
 
     Attributes:
         shift: (B, D), added to the query before kernels are generated from it.

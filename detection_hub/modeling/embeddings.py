@@ -1,4 +1,4 @@
-"""Names as vectors: any text encoder's, with the direction that all names share taken out (facts/detection_hub.md 1.3)."""
+"""Names as vectors: any text encoder's, with the direction that all names share taken out (arXiv 2206.03484; that is ours)."""
 
 from __future__ import annotations
 

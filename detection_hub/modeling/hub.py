@@ -29,7 +29,7 @@ KEPT = 8  # prepared contexts that evaluation keeps
 
 @dataclass(frozen=True)
 class Arm:
-    """What of the hub is on: an arm of the ablation (facts/detection_hub.md 6.1).
+    """What of the hub is on: an arm of the ablation (ours).
 
     Attributes:
         names: queries and kernels see the data set's names.

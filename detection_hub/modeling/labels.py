@@ -1,4 +1,4 @@
-"""Which columns of a picture's logits are true, false, or unknown: label policies (facts/detection_hub.md 1.7, ours)."""
+"""Which columns of a picture's logits are true, false, or unknown: label policies (ours)."""
 
 from __future__ import annotations
 

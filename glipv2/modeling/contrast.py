@@ -1,4 +1,4 @@
-"""Inter-image region-word contrast, L_inter of GLIPv2 (arXiv 2206.05836, section 3.2; facts/glipv2.md 4.2)."""
+"""Inter-image region-word contrast, L_inter of GLIPv2 (arXiv 2206.05836, section 3.2)."""
 
 from __future__ import annotations
 

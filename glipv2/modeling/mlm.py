@@ -1,4 +1,4 @@
-"""Masked language modelling with a picture to read: L_mlm of GLIPv2 (arXiv 2206.05836, section 3.2; facts/glipv2.md 4.2).
+"""Masked language modelling with a picture to read: L_mlm of GLIPv2 (arXiv 2206.05836, section 3.2).
 
 Letters: B captions, T tokens, L language width, V words of the tokenizer.
 """

@@ -1,4 +1,4 @@
-"""Answers to questions, as classes (GLIPv2, arXiv 2206.05836, section 3; facts/glipv2.md 4.1 and 4.5)."""
+"""Answers to questions, as classes (GLIPv2, arXiv 2206.05836, section 3)."""
 
 from __future__ import annotations
 

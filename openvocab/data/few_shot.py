@@ -1,4 +1,4 @@
-"""Few-shot training sets: k pictures of each class, chosen by a seed (ODinW's rule, facts/glipv2.md 5.1)."""
+"""Few-shot training sets: k pictures of each class, chosen by a seed (ODinW's rule in microsoft/GLIP)."""
 
 from __future__ import annotations
 

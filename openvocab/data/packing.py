@@ -26,7 +26,7 @@ def captions_of(dataset: str) -> list[str]:
 
 
 class CaptionPacking:
-    """A mapper that packs other sentences as negatives, after GLIP's caption data (facts/glipv2.md 2.4).
+    """A mapper that packs other sentences as negatives, after GLIP's caption data (arXiv 2112.03857; microsoft/GLIP).
 
     With probability `alone_prob` a sentence stays alone; else, with probability `full_prob`, up to `most` others are drawn, or an
     evenly drawn number below `most`. They are taken while their tokens fit the budget, all are shuffled, and each ends with a

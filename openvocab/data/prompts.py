@@ -23,7 +23,7 @@ def _check_probability(name: str, value: float) -> float:
 class PromptSampler:
     """Choose the names of a training prompt: those in the picture, and a random number of others.
 
-    After GLIP's detection data (arXiv 2112.03857 and its code; `facts/glipv2.md` 2.3). With probability `full_prob` as
+    After GLIP's detection data (arXiv 2112.03857 and its code, microsoft/GLIP). With probability `full_prob` as
     many negatives as allowed are taken, else their number is drawn evenly from `min_negatives` up to that. Published
     for Objects365: 85 negatives, all of them half of the time. GLIP bounds the prompt by tokens; here `max_names`
     bounds it by names, which does not depend on a tokenizer. Draws come from numpy's global generator, which the

@@ -30,7 +30,7 @@ def check_score(value: object) -> float | None:
 class ScoredBoxes:
     """Keep the boxes a teacher is sure of; give it to a source as `TrainSource(select=ScoredBoxes(min_score=0.5))`.
 
-    GLIP's choice among the boxes of its caption data (facts/glipv2.md 2.4; its GLIP-L: above 0.5, no suppression, one box or more).
+    GLIP's choice among the boxes of its caption data (microsoft/GLIP; its GLIP-L: above 0.5, no suppression, one box or more).
     Boxes without a score, which people drew, are kept. Phrases that lose all their boxes are no phrases any more, but stay words
     of the sentence; records with too few boxes left are dropped.
 

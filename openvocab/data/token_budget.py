@@ -79,7 +79,7 @@ class TokenBudget:
 
 
 class TokenPromptSampler(PromptSampler):
-    """`PromptSampler` bounded by tokens, as GLIP's own (facts/glipv2.md 2.3).
+    """`PromptSampler` bounded by tokens, as GLIP's own (arXiv 2112.03857; microsoft/GLIP).
 
     Names are drawn as by `PromptSampler`; then those with boxes are taken in random order while their tokens fit, and the others
     after them. Boxes of names that found no room are no longer taught.

@@ -1,4 +1,4 @@
-"""Phrase grounding on Flickr30k Entities (Plummer et al. 2015): recall of each phrase's best boxes (facts/glipv2.md 5.3)."""
+"""Phrase grounding on Flickr30k Entities (Plummer et al. 2015): recall of each phrase's best boxes (GLIP's protocol)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ConventionShapes: data sets of one look that disagree about names and boxes (facts/detection_hub.md, 6.1).
+"""ConventionShapes: data sets of one look that disagree about names and boxes (ours).
 
 Every set's pictures come from the same distribution, so nothing in the pixels tells the sets apart; only which things
 are labelled, and where their boxes go, differs. One static detector cannot satisfy them all, one that is told the data

@@ -18,8 +18,8 @@ _TEMPLATE = re.compile(r"(?P<prefix>[^{}]*)\{(?P<words>[^{}]*)\}(?P<suffix>[^{}]
 def reworded(vocabulary: Vocabulary, wording: Wording) -> Vocabulary:
     """Return a vocabulary of the same names, asked for in other words.
 
-    A template holds the phrase in braces: "there is a {package} on the porch" (ODinW's prefix, name and suffix; facts/glipv2.md
-    5.1); with "{}" the phrase stays what it was. Only the phrase is looked for, the words around it are context.
+    A template holds the phrase in braces: "there is a {package} on the porch" (ODinW's prefix, name and suffix, as
+    microsoft/GLIP has them); with "{}" the phrase stays what it was. Only the phrase is looked for; words around it are context.
 
     Args:
         vocabulary: K names.

@@ -21,7 +21,7 @@ KEY = "class_embeddings"
 
 
 class RegionCLIPOutputLayers(nn.Module):
-    """Scores of K names and background, and one box, for each region vector (facts/regionclip.md 1.4).
+    """Scores of K names and background, and one box, for each region vector (microsoft/RegionCLIP).
 
     logits = cos(x, class embedding) / T, with a constant 0 for background (its embedding is zero); box deltas are a linear function
     of x itself, not normalised, the same for all names.

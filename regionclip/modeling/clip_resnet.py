@@ -1,4 +1,4 @@
-"""CLIP's ModifiedResNet as a detectron2 backbone (Radford et al. 2021, arXiv 2103.00020; facts/regionclip.md 1.1).
+"""CLIP's ModifiedResNet as a detectron2 backbone (Radford et al. 2021, arXiv 2103.00020).
 
 Children carry CLIP's names (conv1..3, bn1..3, layer1..4, attnpool), so that its weights need no renaming but the prefix.
 """

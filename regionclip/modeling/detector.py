@@ -1,4 +1,4 @@
-"""RegionCLIP's transfer detector as a detectron2 meta-architecture (arXiv 2112.09106; facts/regionclip.md 1 and 2.1)."""
+"""RegionCLIP's transfer detector as a detectron2 meta-architecture (arXiv 2112.09106; microsoft/RegionCLIP)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses of RegionCLIP's box predictor (arXiv 2112.09106, section 3.4; facts/regionclip.md 1.4)."""
+"""Losses of RegionCLIP's box predictor (arXiv 2112.09106, section 3.4; microsoft/RegionCLIP)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Class-free proposals from a frozen detector of its own, as RegionCLIP uses them (arXiv 2112.09106; facts/regionclip.md 1.6)."""
+"""Class-free proposals from a frozen detector of its own, as RegionCLIP uses them (arXiv 2112.09106; microsoft/RegionCLIP)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From class probabilities of proposals to detections: score fusion, threshold, NMS (facts/regionclip.md 1.5)."""
+"""From class probabilities of proposals to detections: score fusion, threshold, NMS (microsoft/RegionCLIP)."""
 
 from __future__ import annotations
 

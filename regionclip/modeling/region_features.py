@@ -16,7 +16,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class RegionFeatures(nn.Module):
-    """ROI pooling -> res5 -> attention pool (facts/regionclip.md 1.3).
+    """ROI pooling -> res5 -> attention pool (arXiv 2112.09106; microsoft/RegionCLIP).
 
     `res5` and `attnpool` are either its own (any backbone in front), or borrowed from a `ModifiedResNet` by `borrow`: then they
     are neither parameters nor in the state dict here, but in the backbone's.

@@ -1,4 +1,4 @@
-"""RegionCLIP's C4 ROI heads for any detectron2 R-CNN (arXiv 2112.09106; facts/regionclip.md 1.3)."""
+"""RegionCLIP's C4 ROI heads for any detectron2 R-CNN (arXiv 2112.09106; microsoft/RegionCLIP)."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 FIVE = {"model", "dataloader", "optimizer", "lr_multiplier", "train"}
 FLOOR = 19  # as many there were when this was last looked at
-PUBLISHED_MILLIONS = {  # parameters (facts/glipv2.md 1.1)
+PUBLISHED_MILLIONS = {  # parameters of the released checkpoints
     "glipv2/models/glip_a_tiny.py": 151.4,
     "glipv2/models/glip_tiny.py": 231.8,
     "glipv2/models/glip_large.py": 430.4,

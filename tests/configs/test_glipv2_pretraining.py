@@ -1,4 +1,4 @@
-"""The pretraining configs hold the published numbers (facts/glipv2.md 1.1, 1.11, 2.3, 4.2), and find their data by name."""
+"""The pretraining configs hold the published numbers (papers and microsoft/GLIP), and find their data by name."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_rates_of_the_released_code(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_weight_decay_and_frozen_stages_of_the_large_ones(name: str) -> None:
-    """facts/glipv2.md 1.2 and 1.11: to a tenth at 0.667 of each step of the rate; patches and first stage frozen."""
+    """As microsoft/GLIP has it: to a tenth at 0.667 of each step of the rate; patches and first stage frozen."""
     schedule = cfg(name).optimizer.get("weight_decay_schedule")
     frozen = cfg(name).model.backbone.bottom_up.get("frozen_stages", -1)
     if name.endswith("tiny"):

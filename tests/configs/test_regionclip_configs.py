@@ -1,4 +1,4 @@
-"""RegionCLIP's recipes hold the released numbers (facts/regionclip.md 1.5, 2.6, 3.1, 3.2), and ask for the right names."""
+"""RegionCLIP's recipes hold the released numbers (microsoft/RegionCLIP), and ask for the right names."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ DETECTION = ["A_zs_gt", "B_zs_rpn_mult", "B2_zs_rpn_mult_vis", "B3_zs_rpn_mult_n
 DETECTION += ["C_ft_openset_softnms", "C2_ft_openset_hardnms", "D_lvis_mask"]
 TRAINING = ["E_train_focal05_bg02", "F_train_ce_bg08"]
 OFFLINE, BOX = "offline_backbone", "roi_heads.box_predictor."
-# facts/regionclip.md 1.5: score threshold, RPN score in the score; a scenario's options come on top
+# as the released yaml files say: score threshold, RPN score in the score; a scenario's options come on top
 OF_YAML = {"LVIS": (0.02, True), "COCO": (0.001, False)}
 
 

@@ -85,7 +85,7 @@ def test_the_drawn_regions_are_proposals_of_the_offline_network(case: dict) -> N
     backbone, head = golden()["shared_weights"]["offline_backbone_fpn"], part(case["state"]["own"], HEAD)
     network = build_offline_rpn(
         kind="fpn",
-        nms_thresh=0.5,  # facts/regionclip.md 2.2
+        nms_thresh=0.5,  # as released
         post_nms_topk=case["opts"]["MODEL.CLIP.PRETRAIN_RPN_REGIONS"],
         stem_channels=backbone["bottom_up.stem.conv1.weight"].shape[0],
         width_per_group=backbone["bottom_up.res2.0.conv1.weight"].shape[0],

@@ -1,6 +1,6 @@
 """Full tuning of the shipped default on any registered data set: all trains but the image network's first stages.
 
-Reproduces: GLIP's full-model tuning for ODinW (facts/glipv2.md 2.6) in small; batch, decay and clipping are its, steps are ours.
+Reproduces: GLIP's full-model tuning for ODinW (microsoft/GLIP) in small; batch, decay and clipping are its, steps are ours.
 Cost: 7.5 minutes of processor time on deeppcb, one thread, evaluation included (AP50 20.9); 200 steps of 4 pictures.
 Command: python tools/train_net.py --config-file configs/glipv2/adapt/full.py dataloader.dataset=bccd
 `dataloader.dataset=NAME` trains on NAME_train and evaluates on NAME_val (`dataloader.split=test`: on NAME_test);

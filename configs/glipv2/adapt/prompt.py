@@ -1,6 +1,6 @@
 """Prompt tuning of the shipped default on any registered data set: the embedded names alone train, all else stays bit for bit.
 
-Reproduces: GLIP's `language_prompt_v2` (facts/glipv2.md 2.6) in small, with its rate and decay; steps are ours.
+Reproduces: GLIP's `language_prompt_v2` (microsoft/GLIP) in small, with its rate and decay; steps are ours.
 Cost: 4 minutes of processor time on deeppcb, one thread, evaluation included (AP50 11.3); 200 steps of 4 pictures.
 Command: python tools/train_net.py --config-file configs/glipv2/adapt/prompt.py dataloader.dataset=bccd
 The data set's fields are those of full.py. The prompt travels with the weights:

@@ -1,4 +1,4 @@
-"""GLIP-T (A): no fusion, cells are compared with BERT's own words; 151.4 M parameters (facts/glipv2.md 1.1)."""
+"""GLIP-T (A): no fusion, cells are compared with BERT's own words; 151.4 M parameters."""
 
 from .glip_tiny import model
 

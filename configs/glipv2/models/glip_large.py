@@ -1,4 +1,4 @@
-"""GLIP-L: Swin-L with windows of 12, eight fused blocks; 430.4 M parameters (facts/glipv2.md 1.1)."""
+"""GLIP-L: Swin-L with windows of 12, eight fused blocks; 430.4 M parameters."""
 
 from .glip_tiny import fused_block, model
 

@@ -1,4 +1,4 @@
-"""GLIP-T (B, C and the final one): Swin-T, BERT-base, six fused blocks; 231.8 M parameters (facts/glipv2.md 1.1).
+"""GLIP-T (B, C and the final one): Swin-T, BERT-base, six fused blocks; 231.8 M parameters.
 
 Weights are random: official ones are converted with `glipv2.convert.from_official`. `official=True` settings are the published
 arithmetic: padding takes part, offsets are read as the released kernel does, boxes count the last pixel as inside.

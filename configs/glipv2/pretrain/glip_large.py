@@ -1,6 +1,6 @@
 """Pretraining of GLIP-L: four detection sets, gold grounding, and 24 M captions with a teacher's boxes.
 
-Reproduces: GLIP-L of arXiv 2112.03857 (facts/glipv2.md 1.1, 1.11): 51.4 AP on COCO val without tuning (its README). Not run here.
+Reproduces: GLIP-L of arXiv 2112.03857 (and microsoft/GLIP): 51.4 AP on COCO val without tuning (its README). Not run here.
 Cost: that of the paper, 64 V100; the time is not known to us.
 Command: python tools/train_net.py --config-file configs/glipv2/pretrain/glip_large.py
     --num-gpus 64 model.text_encoder.source=bert-base model.text_encoder.config=null train.init_checkpoint=swin_l.safetensors

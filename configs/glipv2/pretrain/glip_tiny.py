@@ -1,6 +1,6 @@
 """Pretraining of GLIP-T: detection (Objects365), gold grounding (Flickr30k, MDETR's mixture) and captions with a teacher's boxes.
 
-Reproduces: GLIP-T of arXiv 2112.03857 by the released code's recipe (facts/glipv2.md 1.11, 2.3, 2.4): 46.6 AP on COCO val without
+Reproduces: GLIP-T of arXiv 2112.03857 by the released code's recipe (microsoft/GLIP): 46.6 AP on COCO val without
 tuning (its README). Not run here: neither the data nor the time.
 Cost: that of the paper, 32 V100; the time is not known to us.
 Command: python tools/train_net.py --config-file configs/glipv2/pretrain/glip_tiny.py

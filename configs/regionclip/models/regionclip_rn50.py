@@ -1,4 +1,4 @@
-"""RegionCLIP's detector on CLIP's RN50, C4: 56.3 M parameters, of which 38.0 M train (facts/regionclip.md 1.1 to 1.6).
+"""RegionCLIP's detector on CLIP's RN50, C4: 56.3 M parameters, of which 38.0 M train (as microsoft/RegionCLIP's).
 
 Numbers are those of COCO transfer: focal loss 0.5, background weighted 0.2, RPN "c4" with NMS 0.7, soft-NMS, 100 detections.
 Weights are random: official ones come through `tools/convert_weights.py --from regionclip`, CLIP's own through `--from clip`.

@@ -36,7 +36,7 @@ def owned(text: str, caption: Caption, encoder: torch.nn.Module) -> list[list[in
 
 
 def test_the_golden_example(bert: BertTextEncoder) -> None:
-    """facts/glipv2.md 2.2; index 0 is [CLS]."""
+    """As recorded from GLIP's tokenizer; index 0 is [CLS]."""
     caption = build_caption(["person", "bicycle", "traffic light", "hair drier", "toothbrush"])
     assert caption.text == "person. bicycle. traffic light. hair drier. toothbrush"
     assert owned(caption.text, caption, bert) == [[1], [3], [5, 6], [8, 9, 10], [12, 13]]

@@ -128,7 +128,7 @@ def test_annotations_follow_the_rule_and_the_mask_does_not() -> None:
 
 
 def test_convention_sets_label_and_box_as_the_table_says() -> None:
-    """facts/detection_hub.md, 6.1."""
+    """Three sets that share names and disagree about them."""
     table = {
         "A": ({"person", "ball", "box"}, {}),
         "B": ({"person", "box", "cone"}, {"person": "upper"}),

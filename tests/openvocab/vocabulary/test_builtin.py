@@ -30,7 +30,7 @@ SIZES = {
     "pothole": 1,
     "deeppcb": 6,
 }
-# number of classes of each set (facts/glipv2.md 5.1)
+# number of classes of each set (ODinW, arXiv 2204.08790)
 ODINW13 = {
     "AerialMaritimeDrone_large": 5, "Aquarium": 7, "CottontailRabbits": 1, "EgoHands_generic": 1, "NorthAmericaMushrooms": 2,
     "Packages": 1, "PascalVOC": 20, "pistols": 1, "pothole": 1, "Raccoon": 1, "ShellfishOpenImages": 3, "thermalDogsAndPeople": 2,

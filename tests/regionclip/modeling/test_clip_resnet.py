@@ -14,7 +14,7 @@ from regionclip.modeling import AttentionPool2d, ModifiedResNet, build_offline_r
 
 from .tiny import tiny_backbone
 
-FACTS = {  # facts/regionclip.md 1.1: channels of res2-res5, heads, D, side of the attention pool
+FACTS = {  # CLIP's table of models: channels of res2-res5, heads, D, side of the attention pool
     "RN50": ((256, 512, 1024, 2048), 32, 1024, 7),
     "RN101": ((256, 512, 1024, 2048), 32, 512, 7),
     "RN50x4": ((320, 640, 1280, 2560), 40, 640, 9),
@@ -45,7 +45,7 @@ def trained(module: nn.Module) -> tuple[int, int]:
 
 
 def test_what_is_trained_of_the_full_detector() -> None:
-    """As counted in the official detectors (facts/regionclip.md 1.1): with 5 numbers of box regression a dimension."""
+    """As counted in the official detectors: with 5 numbers of box regression a dimension."""
     for depth, millions, whole in (("RN50", 38.03, 56.4), ("RN50x4", 86.54, 105.1)):
         with torch.device("meta"):
             network = ModifiedResNet(depth=depth)
