@@ -9,14 +9,19 @@ import numpy as np
 
 from openvocab.errors import ConfigError, DataError, PromptError
 from openvocab.text.bert_files import find_source, load_tokenizer, tokenizer_file
+from openvocab.text.identity import words_digest
 from openvocab.vocabulary import Vocabulary
 
 from .prompts import PromptSampler, positions
 
 KEPT = 8  # vocabularies whose counts are kept; synonyms make a new one each time
 
+
 class TokenBudget:
     """Counts tokens as `BertTextEncoder` does.
+
+    Attributes:
+        tokenizer_id: says which words have which token ids, as that of a text encoder.
 
     Args:
         max_tokens: most tokens of a text, special ones included; the text encoder's own limit.
@@ -38,6 +43,7 @@ class TokenBudget:
         separator: str = ". ",
     ) -> None:
         self._tokenizer = load_tokenizer(tokenizer_file(None if source is None else find_source(str(source)), vocab_file))
+        self.tokenizer_id = f"bert:{words_digest(self._tokenizer.get_vocab())}"
         special = len(self._tokenizer.encode("").ids)
         if max_tokens <= special:
             raise ConfigError(f"max_tokens={max_tokens} leaves no room for a word")

@@ -18,6 +18,7 @@ from openvocab.errors import ConfigError, WeightsError, nearest
 from openvocab.io import atomic_write, load_into, load_weights
 from openvocab.text.identity import check_encoder
 
+from .budgets import check_budgets
 from .checkpoint import Checkpointer, RunState
 from .ema import ModelEma
 from .evaluation import TestSet, build_test_sets, check_expected, do_test, report
@@ -92,6 +93,7 @@ class _Run:
         device = pick_device(settings.device)
         self.settings, self.stop, self.folder = settings, stop, Path(settings.output_dir)
         self.model = _build_model(cfg, settings, device)
+        check_budgets(cfg.dataloader, self.model)
         self.optimizer = _build_optimizer(cfg, self.model, settings)
         self.rates = LearningRate(optimizer=self.optimizer, schedule=instantiate(cfg.lr_multiplier))
         self.loader = instantiate(cfg.dataloader.train)
