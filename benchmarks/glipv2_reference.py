@@ -76,7 +76,7 @@ class PlainFusion(nn.Module):
 
 
 class PlainConv(nn.Module):
-    """One deformable convolution and its norm (facts 1.7)."""
+    """One deformable convolution and its norm (arXiv 2106.08322)."""
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()

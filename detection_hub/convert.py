@@ -168,7 +168,7 @@ def _part(kind: str) -> str:
 def warm_alignment(class_weight: Tensor, text: Tensor) -> Tensor:
     """Return a projection W (t, D) of region features under which names score as an old classifier's rows did, up to scale.
 
-    The least-squares solution of text @ W = class_weight, row lengths apart: cosine scores have none (ours; facts 5.2).
+    The least-squares solution of text @ W = class_weight, row lengths apart: cosine scores have none (ours).
 
     Args:
         class_weight: (C, D), a stage's `class_logits.weight`.

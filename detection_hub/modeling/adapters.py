@@ -1,4 +1,4 @@
-"""Parts that adapt a query detector to a data set (Detection Hub, arXiv 2206.03484; the forms are ours, facts 1.3 to 1.6).
+"""Parts that adapt a query detector to a data set (Detection Hub, arXiv 2206.03484; the forms are ours).
 
 All start at zero: a fresh adapter changes nothing, to the last bit. U: contexts, N: queries, D: width, T: tokens, t: text width.
 """
@@ -196,7 +196,7 @@ class SemanticBias(nn.Module):
 
 
 class RegionWordAlignment(nn.Module):
-    """Scores of regions against names: exp(tau) * cosine(W_k f, T) + beta + beta_d, a sigmoid logit a name (facts 1.6, ours).
+    """Scores of regions against names: exp(tau) * cosine(W_k f, T) + beta + beta_d, a sigmoid logit a name (ours).
 
     Args:
         dim: D.

@@ -183,7 +183,7 @@ class WordPool:
 class VisionLanguageFusion(nn.Module):
     """`BiAttention` with the pre-norms and layer scales around it.
 
-    As in the released code the residual is added to the *normalised* inputs (facts, not in the paper's equations).
+    As in the released code the residual is added to the *normalised* inputs (not in the paper's equations).
 
     Args:
         attention: a `BiAttention`.

@@ -1,4 +1,4 @@
-"""Detection losses of GLIP: token-level focal loss, GIoU on boxes, centre-ness (arXiv 2112.03857, equation 2; facts 1.10)."""
+"""Detection losses of GLIP: token-level focal loss, GIoU on boxes, centre-ness (arXiv 2112.03857, equation 2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GLIPv2's second stage: boxes of the detector, pooled, and given masks (arXiv 2206.05836; facts 4.4)."""
+"""GLIPv2's second stage: boxes of the detector, pooled, and given masks (arXiv 2206.05836)."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class PhraseWords:
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class GLIPv2MaskHead(nn.Module):
-    """Mask logits as dot products of pixels and words (the released code's `VLMaskRCNNC4Predictor`; facts 4.4).
+    """Mask logits as dot products of pixels and words (the released code's `VLMaskRCNNC4Predictor`).
 
     A phrase's logit is the mean of its tokens' logits. Those are linear in the words, so the words' vectors are averaged first: one
     product a box in place of one for each of 256 tokens (all that is lost is the released code's clamp at 50000).

@@ -1,4 +1,4 @@
-"""What the mask head does to pooled features before it compares them with words: convolutions or hourglasses (facts 4.4)."""
+"""What the mask head does to pooled features before it compares them with words: convolutions or hourglasses."""
 
 from __future__ import annotations
 

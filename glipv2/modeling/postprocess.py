@@ -1,4 +1,4 @@
-"""From logits to detections: phrase scores, decoding, non-maximum suppression (facts 1.12)."""
+"""From logits to detections: phrase scores, decoding, non-maximum suppression, as microsoft/GLIP's."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class GroundingPostProcessor:
         max_detections: kept over all phrases.
         aggregate: see `phrase_scores`.
         inclusive_boxes: a box ends at its last pixel where it is brought to the picture's size, as in the released code: there
-            the pixel's width is added after scaling (facts 1.12).
+            the pixel's width is added after scaling, as microsoft/GLIP's.
 
     Raises:
         ConfigError: for an unknown aggregate.

@@ -1,4 +1,4 @@
-"""From what a picture asks for to prompts: long vocabularies in chunks, and encoded captions that are kept (facts 2.5)."""
+"""From what a picture asks for to prompts: long vocabularies in chunks, and encoded captions that are kept."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ IGNORED = -100
 class CaptionHead(TaskHead):
     """Write a sentence about a picture, word by word.
 
-    The paper's (facts 4.1): the weights that detect, a uni-directional mask over the text, next-token prediction through the head
+    The paper's: the weights that detect, a uni-directional mask over the text, next-token prediction through the head
     for hidden words. Ours: what the picture sees of the text (see `causal`), smoothed labels, and the search.
 
     Letters: B samples, T tokens, L language width, K words of the text encoder.

@@ -1,6 +1,6 @@
 """The fused tower as a sequence-to-sequence decoder: words see the picture and the words before them, the picture sees no word.
 
-GLIPv2 (arXiv 2206.05836) writes captions with the weights that detect, under a uni-directional mask over the text (facts 4.1). That
+GLIPv2 (arXiv 2206.05836) writes captions with the weights that detect, under a uni-directional mask over the text. That
 the picture may not see the text to come follows; what it sees in its place is ours: the begin token, the same in all texts. So a
 picture goes through the tower once, and each word costs the text's part alone.
 

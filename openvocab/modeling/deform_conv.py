@@ -205,7 +205,7 @@ def reuse_flat(buffer: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
     """Read the first `channels * h * w` numbers of each picture's `buffer` (B, C, H, W) as (B, channels, h, w).
 
     The official DyHead hands offsets of one level to a convolution on a smaller map; its kernel indexes them as flat memory laid
-    out with the output's size. Weights trained that way need the same reading (facts: microsoft/GLIP, not in the paper).
+    out with the output's size. Weights trained that way need the same reading (microsoft/GLIP; not in the paper).
     """
     need = channels * size[0] * size[1]
     return buffer.flatten(1)[:, :need].reshape(buffer.shape[0], channels, *size)

@@ -58,7 +58,7 @@ class Caption:
 
 
 def build_caption(names: Vocabulary | Sequence[str], *, separator: str = ". ", end: str = "") -> Caption:
-    """Write names as one caption: "person. bicycle. traffic light" (GLIP, facts 2.1: no separator at the end).
+    """Write names as one caption: "person. bicycle. traffic light" (as microsoft/GLIP: no separator at the end).
 
     A phrase is a name's prompt; the words of its context stand around it and belong to no phrase.
 
@@ -96,7 +96,7 @@ def _first_of(table: list[int], places: Sequence[int]) -> int | None:
 
 
 def token_map(offsets: Tensor, caption: Caption) -> Tensor:
-    """Say which tokens name which phrase (GLIP, facts 2.2).
+    """Say which tokens name which phrase (as microsoft/GLIP).
 
     A span's first token is looked for at its first character, else at the next two; its last token at its last character,
     else at the two before. All tokens from the first to the last belong to the phrase; several spans are united.

@@ -22,7 +22,7 @@ def chunk_names(
     """Cut a vocabulary into consecutive parts whose captions fit.
 
     Parts are filled from the left as far as the budget goes. (The reference cuts by a fixed number of names, 40 for LVIS,
-    and fails when a part is too long; facts 2.5.)
+    and fails when a part is too long.)
 
     Args:
         vocabulary: K names.

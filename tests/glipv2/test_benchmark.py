@@ -53,7 +53,7 @@ def test_settings_that_cannot_be(benchmark: ModuleType, words: list[str]) -> Non
 
 @pytest.mark.slow
 def test_both_sides_agree_and_the_numbers_are_written(benchmark: ModuleType, tmp_path: Path) -> None:
-    """The reference is written from the facts and shares no tower code with ours, so that this is a check of both."""
+    """The reference is written from the formulas and shares no tower code with ours, so that this is a check of both."""
     threads, file = torch.get_num_threads(), tmp_path / "a" / "glip.json"
     words = ["--tiny", "--runs", "1", "--threads", str(threads), "--json", str(file)]
     assert benchmark.main([*words, "--only", "train", "memory"]) == 0

@@ -69,7 +69,7 @@ def test_odd_sizes_map_back(tiny, height: int, width: int) -> None:
 
 
 def test_inclusive_boxes_are_scaled_as_the_released_code_scales_them(tiny) -> None:
-    """x2_out = (x2 - 1) * r + 1 with x2 one pixel behind the last (facts 1.12)."""
+    """x2_out = (x2 - 1) * r + 1 with x2 one pixel behind the last, as microsoft/GLIP's."""
     model, x = tiny(), sample(64, 96, ["cat", "dog"])
     plain = detect(model, [x])[0].pred_boxes.tensor
     model.postprocessor.inclusive_boxes = True
