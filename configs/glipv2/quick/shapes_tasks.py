@@ -56,7 +56,8 @@ dataloader = dict(
 )
 for _head in model.heads:
     _head.loss_weight = 0.3  # at 1, boxes learn less beside them (docs/claims/glipv2.md)
-optimizer = L(build_adamw)(lr=1.5e-3, weight_decay=0.01)
+# at the full rate the image network learns forms first and loses colors for good; no task brings them back
+optimizer = L(build_adamw)(lr=1.5e-3, weight_decay=0.01, overrides={"detector.backbone": dict(lr_factor=0.1)})
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.02), warmup_factor=0.1, warmup_length=0.05
 )
