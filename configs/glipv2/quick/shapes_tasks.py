@@ -1,10 +1,10 @@
 """One small model learns boxes, answers and captions of a simple ShapesWorld together, from one loader that mixes them.
 
-Reproduces: on pictures it never saw, a VQA accuracy of 58.9 (the best single answer to all questions: 23.2; to each kind of
-question: 51.7), a CIDEr of 127.1 (the best single caption for all pictures: 111.0), a box AP50 of 79.3; of the things that captions
-name and that are there 85 % have the right box. (Another processor, same seed: 64.0, 139.2, 83.3.) It knows forms, sizes and small
-numbers, but not yet colors.
-Cost: 5 minutes of processor time, one thread, evaluation included.
+Reproduces: on pictures it never saw, a VQA accuracy of 67.6 (the best single answer to all questions: 23.2; to each kind of
+question: 51.7), a CIDEr of 249.5 (the best single caption for all pictures: 111.0), a box AP50 of 72.3; of the things that captions
+name and that are there 89 % have the right box. With `optimizer.overrides.backbone.lr_factor=1`: 58.9, 127.1, 79.3, and no color is
+learned.
+Cost: 4.5 minutes, one thread beside other trainings, evaluation included.
 Command: python tools/train_net.py --config-file configs/glipv2/quick/shapes_tasks.py
 """
 
@@ -56,8 +56,8 @@ dataloader = dict(
 )
 for _head in model.heads:
     _head.loss_weight = 0.3  # at 1, boxes learn less beside them (docs/claims/glipv2.md)
-# at the full rate the image network learns forms first and loses colors for good; no task brings them back
-optimizer = L(build_adamw)(lr=1.5e-3, weight_decay=0.01, overrides={"detector.backbone": dict(lr_factor=0.1)})
+# at the full rate the image network learns forms first and loses colors for good: no task finds them in its maps
+optimizer = L(build_adamw)(lr=1.5e-3, weight_decay=0.01, overrides={"backbone": dict(lr_factor=0.1)})
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.02), warmup_factor=0.1, warmup_length=0.05
 )
