@@ -35,21 +35,23 @@ def hub_dataloader(datasets: Sequence[DictConfig], *, test_workers: int = 0, **o
         test_workers: reading processes of each test loader.
         options: of `build_hub_loader`.
     """
+    image_format = options.get("image_format", "RGB")
     return {
         "train": L(build_hub_loader)(datasets=list(datasets), **options),
         "test": {
-            d.name: {"loader": _test_loader(d, test_workers), "evaluator": L(build_hub_evaluator)(dataset=d)}
+            d.name: {"loader": _test_loader(d, test_workers, image_format), "evaluator": L(build_hub_evaluator)(dataset=d)}
             for d in datasets
             if d.get("test") is not None
         },
     }
 
 
-def _test_loader(dataset: DictConfig, workers: int) -> DictConfig:
+def _test_loader(dataset: DictConfig, workers: int, image_format: str) -> DictConfig:
     """The resize stands here openly, where `load_predictor` finds it."""
     short, longest = dataset.get("test_size", TEST_SIZE), dataset.get("max_size", MAX_SIZE)
     resize = L(T.ResizeShortestEdge)(short_edge_length=short, max_size=longest)
-    mapper = L(HubMapper)(dataset=dataset, is_train=False, augmentations=[resize], resize=False)
+    options = {"augmentations": [resize], "resize": False, "image_format": image_format}
+    mapper = L(HubMapper)(dataset=dataset, is_train=False, **options)
     return L(build_test_loader)(dataset=L(hub_test_records)(dataset=dataset), mapper=mapper, num_workers=workers)
 
 

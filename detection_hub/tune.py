@@ -74,7 +74,12 @@ def tuning_config(
         {
             "model": L(tuned_model)(model=cfg.model, weights=str(weights), dataset=dataset),
             "dataloader": hub_dataloader(
-                [dataset], total_batch_size=total_batch_size, num_workers=num_workers, share=share, grouping="mixed"
+                [dataset],
+                total_batch_size=total_batch_size,
+                num_workers=num_workers,
+                share=share,
+                grouping="mixed",
+                image_format=cfg.model.get("input_format", "RGB"),
             ),
             "optimizer": L(build_adamw)(lr=lr, weight_decay=0.0),
             "lr_multiplier": L(WarmupParamScheduler)(

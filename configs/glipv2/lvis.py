@@ -1,6 +1,6 @@
 """GLIP-T's released weights on LVIS minival without tuning, by the released code's protocol; fixed AP.
 
-Reproduces: 26.0 AP of the final GLIP-T (microsoft/GLIP's README): 40 names a prompt in order of their ids, the best 300 boxes of
+Reproduces: 26.0 AP of GLIP-T (arXiv 2112.03857): 40 names a prompt in order of their ids, the best 300 boxes of
 each prompt, no suppression between prompts. It needs released weights, and was not run here.
 Cost: not measured; 31 prompts a picture, the image network once.
 Command: python tools/train_net.py --config-file configs/glipv2/lvis.py

@@ -50,12 +50,17 @@ class StageOutput(NamedTuple):
     Attributes:
         features: (B, N, D), to be compared with names.
         boxes: (B, N, 4) XYXY pixels of the network's input, not clipped, with gradients.
-        logits: (B, N, C) of a fixed list of names, or None where the decoder has no classifier of its own.
+        classifier: of a fixed list of names; None where the decoder has none of its own.
     """
 
     features: Tensor
     boxes: Tensor
-    logits: Tensor | None = None
+    classifier: nn.Module | None = None
+
+    @property
+    def logits(self) -> Tensor | None:
+        """(B, N, C) of the fixed list of names, computed where it is read: in prediction that is one stage's; or None."""
+        return None if self.classifier is None else self.classifier(self.features)
 
 
 class DynamicConv(nn.Module):
@@ -173,8 +178,7 @@ class DecoderStage(nn.Module):
             reg = layer(reg)
         deltas = self.bboxes_delta(reg)
         refined = self.box2box_transform.apply_deltas(deltas.flatten(0, 1), boxes.flatten(0, 1)).view(b, n, 4)
-        logits = None if self.class_logits is None else self.class_logits(cls)
-        return StageOutput(cls, refined, logits), queries
+        return StageOutput(cls, refined, self.class_logits), queries
 
 
 @HUB_DECODER_REGISTRY.register()

@@ -17,6 +17,7 @@ from openvocab.vocabulary import Vocabulary
 
 from .boxes import initial_boxes as starting_boxes
 from .boxes import to_pixels
+from .decoder import StageOutput
 from .hub import HubAdapter, HubContext
 from .labels import LabelSpace
 from .ledger import LossLedger
@@ -251,16 +252,18 @@ class DetectionHub(nn.Module):
         queries, boxes = self.init_proposal_features.weight, self.init_proposal_boxes.weight
         if self.hub is None:
             start = to_pixels(boxes.expand(len(sizes), -1, -1), sizes)
-            outputs = self.head(features, start, queries.expand(len(sizes), -1, -1), None)
+            outputs = self._read(self.head(features, start, queries.expand(len(sizes), -1, -1), None))
             return [(o.logits, o.boxes) for o in outputs], None
         context = self.hub(spaces, queries, boxes)
-        outputs = self.head(features, to_pixels(context.boxes, sizes), context.queries, context.kernels)
-        if not self.training:  # only the last stage is read
-            outputs = outputs[-1:]
+        outputs = self._read(self.head(features, to_pixels(context.boxes, sizes), context.queries, context.kernels))
         first = self.head.num_stages - len(outputs)
         features = [o.features for o in outputs]
         logits = self.hub.align(features, context.text, context.bias, shade=context.shade, first=first)
         return [(scores, o.boxes) for scores, o in zip(logits, outputs, strict=True)], context
+
+    def _read(self, outputs: list[StageOutput]) -> list[StageOutput]:
+        """The stages that are read: all in training, the last in prediction."""
+        return outputs if self.training else outputs[-1:]
 
     def _space(self, x: dict) -> LabelSpace:
         if x.get("caption") is not None and x.get("vocabulary") is None:

@@ -288,8 +288,10 @@ class GLIPv2(nn.Module):
 
     def _target(self, x: dict, phrase_tokens: Tensor) -> Targets:
         truth, phrases = x["instances"], len(phrase_tokens)
-        if len(truth) and (number := int(truth.gt_classes.max())) >= phrases:
-            raise DataError(f"a box is of phrase {number}, counted from 0, but its picture's text has {phrases} of them")
+        numbers = truth.gt_classes
+        for number in (int(numbers.min()), int(numbers.max())) if len(truth) else ():
+            if not 0 <= number < phrases:
+                raise DataError(f"a box is of phrase {number}, counted from 0, but its picture's text has {phrases} of them")
         ignore = x.get("ignore_boxes")
         return Targets(
             boxes=truth.gt_boxes.tensor.to(self.device, torch.float32),

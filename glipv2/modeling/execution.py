@@ -22,6 +22,7 @@ class Execution:
             positions in 32. Training has `train.amp` for that. It pays where the processor multiplies 16 bits (AMX, tensor cores).
         channels_last: hold maps and the weights of convolutions with the channels innermost.
         compile: `torch.compile` the head; the first picture of each size then takes minutes. A compiler must be there.
+        backend: of `torch.compile`.
 
     Raises:
         ConfigError: for an unknown precision.
@@ -30,6 +31,7 @@ class Execution:
     precision: str = "float32"
     channels_last: bool = False
     compile: bool = False
+    backend: str = "inductor"
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -41,7 +43,7 @@ class Execution:
             for part in (backbone, head):
                 part.to(memory_format=torch.channels_last)
         if self.compile:
-            head.compile()
+            head.compile(backend=self.backend)
 
     def order(self, images: Tensor) -> Tensor:
         """Put pictures (B, 3, H, W) into the memory order that is asked for."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from omegaconf import DictConfig, OmegaConf
+from collections.abc import Iterator
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from openvocab.config import instantiate
-from openvocab.config.targets import find_targets, real_name
+from openvocab.config.targets import real_name
 from openvocab.data import TokenBudget
 from openvocab.errors import ConfigError
 from openvocab.text.identity import encoder_of
@@ -19,28 +21,35 @@ def check_budgets(dataloader: DictConfig, model: nn.Module) -> None:
 
     Args:
         dataloader: of a config, not built yet.
-        model: with a `text_encoder`, or a `detector` that has one; any other is not looked at, nor an encoder without a fixed
-            list of tokens.
+        model: with a `text_encoder`, or a `detector` that has one; any other is not looked at. Tokenizers are compared where the
+            encoder has a fixed list of tokens.
 
     Raises:
         ConfigError: if a budget counts the tokens of another tokenizer, or allows more than the encoder reads: texts would pass
             the loader and stop the training at some later step.
     """
     encoder = encoder_of(model)
-    own = getattr(encoder, "tokenizer_id", "")
-    if not own:
+    if encoder is None:
         return
-    for path, target in find_targets(dataloader):
-        if not (target if isinstance(target, str) else real_name(target)).endswith(TARGET):
-            continue
-        place = path.removesuffix("._target_")
-        budget = instantiate(OmegaConf.select(dataloader, place))
-        if budget.tokenizer_id != own:
+    for place, node in _budgets(dataloader, "dataloader"):
+        budget = instantiate(node)
+        if encoder.tokenizer_id and budget.tokenizer_id != encoder.tokenizer_id:
             raise ConfigError(
-                f"dataloader.{place} counts tokens of '{budget.tokenizer_id}', the model's text encoder has '{own}': "
+                f"{place} counts tokens of '{budget.tokenizer_id}', the model's text encoder has '{encoder.tokenizer_id}': "
                 "give the budget the encoder's `source`, or its `vocab_file`"
             )
         if budget.max_tokens > encoder.max_tokens:
-            raise ConfigError(
-                f"dataloader.{place}.max_tokens={budget.max_tokens}, but the text encoder reads {encoder.max_tokens} at most"
-            )
+            raise ConfigError(f"{place}.max_tokens={budget.max_tokens}, but the text encoder reads {encoder.max_tokens} at most")
+
+
+def _budgets(node: object, place: str) -> Iterator[tuple[str, DictConfig]]:
+    if not isinstance(node, (DictConfig, ListConfig)) or node._is_none() or node._is_missing():
+        return
+    if isinstance(node, DictConfig) and "_target_" in node:
+        target = node["_target_"]
+        if (target if isinstance(target, str) else real_name(target)).endswith(TARGET):
+            yield place, node
+            return
+    for key in list(node) if isinstance(node, DictConfig) else range(len(node)):
+        if not OmegaConf.is_missing(node, key):
+            yield from _budgets(node[key], f"{place}.{key}")

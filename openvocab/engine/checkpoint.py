@@ -14,7 +14,7 @@ from torch import nn
 
 from openvocab.errors import WeightsError
 from openvocab.io import atomic_write, load_into
-from openvocab.text.identity import encoder_of
+from openvocab.text.identity import check_encoder, encoder_of
 
 from .ema import ModelEma
 from .randomness import random_state
@@ -94,9 +94,10 @@ class RunState:
         state is only noted in `rng`, to be set right before the first step.
 
         Raises:
-            WeightsError: if it was made by another model or optimizer.
+            WeightsError: if it was made by another model, tokenizer or optimizer.
             DataError: if its data position is of other data.
         """
+        check_encoder(self.model, {"tokenizer": state.get("tokenizer", "")}, "the checkpoint")
         load_into(self.model, {**state["model"], **state.get("raw", {})}, strict=True)
         if self.ema is not None:
             updates = state.get("ema", {}).get("updates", 0)

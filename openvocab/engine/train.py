@@ -258,6 +258,7 @@ def evaluate_config(cfg: DictConfig, *, resume: bool = False) -> dict:
         model = _build_model(cfg, settings, pick_device(settings.device))
         found = Checkpointer(folder).latest() if resume else None
         if found is not None:
+            check_encoder(model, {"tokenizer": found[1].get("tokenizer", "")}, str(found[0]))
             logger.info("%s: %s", found[0], load_into(model, found[1]["model"], strict=True))
         elif not settings.init_checkpoint:
             logger.warning("train.init_checkpoint is empty: the model is evaluated as the config builds it")

@@ -46,7 +46,9 @@ def sentence_of(claim: Mapping, result: Mapping) -> str:
     margin, within = claim.get("margin"), claim.get("within")
     if within is not None:
         word = "Held" if claim["held"] else "Did not hold"
-        why = f"{'not ' if claim['held'] else ''}more than {within:g} below"
+        why = f"{'not ' if claim['held'] else ''}more than {within:g} below in the mean"
+        if abs(claim["difference"] + within) < claim["two_sd"]:
+            why += ", which so few seeds do not decide"
     elif claim["held"]:
         word, why = "Held", "more than two sd" + (f", and at least {margin:g}" if margin else "")
     elif claim["difference"] > claim["two_sd"]:

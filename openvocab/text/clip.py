@@ -14,7 +14,7 @@ from openvocab.errors import TextEncoderError, WeightsError, missing
 
 from .base import TEXT_ENCODER_REGISTRY, LanguageFeatures, Pieces, TextEncoder, TokenBatch
 from .clip_spans import char_spans
-from .identity import file_digest
+from .identity import file_digest, words_digest
 
 logger = logging.getLogger(__name__)
 # OpenAI trained with QuickGELU; open_clip's plain names build GELU and only warn
@@ -78,6 +78,7 @@ class CLIPTextEncoder(TextEncoder):
         local = path is not None and path.is_file()
         self._take_tower(_build(name, None if local else pretrained, quick))
         self._tokenizer = _clip_tokenizer(name)
+        self.tokenizer_id = f"clip:{words_digest(words)}" if (words := getattr(self._tokenizer, "encoder", None)) else ""
         self.frozen = frozen
         if local:
             self._load(path, allow_pickle)

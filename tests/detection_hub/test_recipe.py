@@ -7,9 +7,12 @@ import json
 from pathlib import Path
 
 import pytest
+from detectron2.config import get_cfg
 from PIL import Image
 
-from openvocab.config import instantiate, load_config
+from detection_hub import add_detection_hub_config
+from detection_hub.config import hub_from_config, hub_loader_from_config
+from openvocab.config import find_config, instantiate, load_config
 from openvocab.evaluation import COCODetectionEvaluator, LVISEvaluator
 from openvocab.vocabulary import Vocabulary
 
@@ -66,6 +69,28 @@ def test_its_data_sets_are_read_where_they_lie(tmp_path: Path, monkeypatch: pyte
     judges = {name: instantiate(row.evaluator) for name, row in cfg.dataloader.test.items()}
     assert {n: type(j) for n, j in judges.items()} == {**dict.fromkeys(contexts, COCODetectionEvaluator), "lvis": LVISEvaluator}
     assert next(iter(instantiate(cfg.dataloader.test.openimages.loader)))[0]["image"].shape == (3, 800, 1067)
+
+
+def test_the_yaml_recipe_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of data sets, sizes, shares and schedule; what it leaves out stands in its first lines."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    for name, split in itertools.product(FILES, ("train", "val")):
+        write(tmp_path, name, split)
+    lazy, cfg = load_config(RECIPE), get_cfg()
+    add_detection_hub_config(cfg)
+    cfg.merge_from_file(f"{find_config(RECIPE).with_suffix('.yaml')}")
+    told = {c.name: c for c in instantiate(lazy.model.hub.datasets)}
+    for dataset in hub_from_config(cfg):
+        own, wanted = dataset.context(), told[dataset.name]
+        assert own.vocabulary.names == wanted.vocabulary.names
+        assert (own.flags, own.label_policy, own.evaluator) == (wanted.flags, wanted.label_policy, wanted.evaluator)
+    options = hub_loader_from_config(cfg)
+    assert (options["grouping"], options["alpha"], options["image_format"]) == ("per_gpu", 0.5, lazy.model.input_format)
+    ends = lazy.lr_multiplier.scheduler.milestones
+    assert cfg.SOLVER.MAX_ITER == lazy.train.max_iter
+    assert [s * ends[-1] // cfg.SOLVER.MAX_ITER for s in cfg.SOLVER.STEPS] == ends[:-1]
+    assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY) == (lazy.optimizer.lr, lazy.optimizer.weight_decay)
+    assert cfg.MODEL.DETECTION_HUB.NUM_QUERIES == lazy.model.num_queries and cfg.MODEL.PIXEL_STD == lazy.model.pixel_std
 
 
 def test_the_hub_of_small_sets_knows_its_names_with_nothing_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,15 @@ def test_it_predicts_with_no_data_set_on_the_disk(trained: tuple, tmp_path: Path
         predictor.set_dataset("nigt")
 
 
+def test_a_hub_of_bgr_pictures_is_tuned_and_tested_on_them(trained: tuple, tmp_path: Path) -> None:
+    """One order of channels for the model, and for what is read for it."""
+    config = load_config(trained[0])
+    for given, wanted in ({}, "RGB"), ({"input_format": "BGR"}, "BGR"):
+        config.model.update(given)
+        loaders = tuning_config(config, dataset=night(), weights=trained[1], output_dir=tmp_path).dataloader
+        assert loaders.train.image_format == wanted and loaders.test.night.loader.mapper.image_format == wanted
+
+
 OWN_SETS = """
 from detectron2.config import LazyCall as L
 from detection_hub.data import HubDataset

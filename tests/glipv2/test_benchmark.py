@@ -66,6 +66,18 @@ def test_both_sides_agree_and_the_numbers_are_written(benchmark: ModuleType, tmp
     assert set(result["runs_of"]) == {"train", "memory", "picture"}
 
 
+@pytest.mark.slow
+def test_long_vocabularies_and_options_are_measured(benchmark: ModuleType, tmp_path: Path) -> None:
+    threads, file = torch.get_num_threads(), tmp_path / "glip.json"
+    words = ["--tiny", "--runs", "1", "--lvis-passes", "2", "--threads", str(threads), "--json", str(file)]
+    assert benchmark.main([*words, "--only", "lvis", "options"]) == 0
+    result = json.loads(file.read_text())
+    assert result["lvis_time_ratio"] > 0 and result["lvis"]["chunks"] == 31 and result["lvis"]["reference_passes"] == 2
+    assert result["lvis"]["differences"]["unmatched"] <= 0.02
+    assert set(result["options"]) == {"channels-last", "bfloat16", "both"}
+    assert result["options"]["channels-last"]["errors"]["logits"] < 1e-3
+
+
 def test_memory_is_of_one_process() -> None:
     """A child's peak is its own, though its parent held more when it started it."""
     import subprocess

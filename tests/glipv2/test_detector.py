@@ -149,7 +149,10 @@ def test_a_box_of_a_phrase_that_is_not_there_is_refused(tiny) -> None:
     x["instances"].gt_classes[1] = 2
     one = {**x, "vocabulary": None, "caption": Caption("a cat here", (((2, 5),),))}
     none = {**one, "caption": Caption("a cat here", ())}
-    for wrong, message in ((x, "phrase 2, .* has 2 of them"), (one, "has 1 of them"), (none, "has 0 of them")):
+    below = sample(64, 64, ["cat", "dog"])
+    below["instances"].gt_classes[0] = -1  # would be the last phrase's
+    cases = {"phrase 2, .* has 2 of them": x, "phrase -1, .* has 2 of them": below, "has 1 of them": one, "has 0 of them": none}
+    for message, wrong in cases.items():
         with pytest.raises(DataError, match=message):
             tiny().train()([wrong])
 

@@ -153,6 +153,13 @@ def test_other_ways_to_run_stay_near(tiny) -> None:
     assert rounded.scores.dtype == rounded.pred_boxes.tensor.dtype == torch.float32
 
 
+@pytest.mark.slow
+def test_a_compiled_head_finds_the_same(tiny) -> None:
+    """Traced and cut into graphs; "eager" then runs them as they are, so that no compiler is needed."""
+    inputs = [{"image": picture(64, 96), "vocabulary": Vocabulary.from_names(["cat", "red bus"])}]
+    same(detect(tiny(execution=Execution(compile=True, backend="eager")), inputs)[0], detect(tiny(), inputs)[0])
+
+
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(ConfigError, match="int8"):
         Execution(precision="int8")

@@ -104,7 +104,10 @@ def test_a_claim_may_ask_for_a_margin(claims: ModuleType, tmp_path: Path, margin
     assert why in (tmp_path / "out" / "made_up.md").read_text()
 
 
-@pytest.mark.parametrize(("within", "held", "why"), [(9, True, ": not more than 9 below."), (8.5, False, ": more than 8.5 below.")])
+@pytest.mark.parametrize(
+    ("within", "held", "why"),
+    [(9, True, ": not more than 9 below in the mean"), (8.5, False, ": more than 8.5 below in the mean")],
+)
 def test_a_claim_may_ask_to_be_near(claims: ModuleType, tmp_path: Path, within: float, held: bool, why: str) -> None:
     words = '"better": ("half of it", "top1")'
     (tmp_path / "papers" / "made_up.py").write_text(PAPER.replace(words, f'"within": {within}, {words}', 1))

@@ -4,6 +4,7 @@ Reproduces: nothing that is published; the paper's own data sets and schedule ar
 Sparse R-CNN's (arXiv 2011.12450), **never run here**.
 Cost: 1,080,000 steps of 16 pictures, four times Sparse R-CNN's 3x schedule: as many steps as one detector for each set would take.
 Command: python tools/train_net.py --config-file configs/detection_hub/hubs/coco_objects365_lvis_openimages_r50.py --num-gpus 8
+OpenImages is judged by COCO's AP, which is not its own challenge's: no number to compare with others'.
 Below $DETECTRON2_DATASETS: coco/, objects365/, lvis/ as detectron2 lays them out, oid/ as UniDet and Detic do.
 
 Shares by the square root of the sizes (alpha 0.5), with about 0.118, 1.74, 0.100 and 1.74 million pictures: 343, 1319, 316 and

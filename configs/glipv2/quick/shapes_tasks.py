@@ -55,7 +55,7 @@ dataloader = dict(
     },
 )
 for _head in model.heads:
-    _head.loss_weight = 0.3  # at 1, boxes learn less beside them (docs/claims/glipv2.md)
+    _head.loss_weight = 0.3  # at 1, boxes learn less beside them
 # at the full rate the image network learns forms first and loses colors for good: no task finds them in its maps
 optimizer = L(build_adamw)(lr=1.5e-3, weight_decay=0.01, overrides={"backbone": dict(lr_factor=0.1)})
 lr_multiplier = L(WarmupParamScheduler)(

@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from openvocab.engine import Checkpointer, ModelEma, RunState, build_adamw, build_sgd, read_checkpoint
 from openvocab.engine.randomness import random_state, seed_everything, set_random_state, untouched_randomness
@@ -99,6 +100,18 @@ def test_another_model_or_optimizer_is_refused():
     content["optimizer"]["param_groups"] = content["optimizer"]["param_groups"][:1]
     with pytest.raises(WeightsError, match="optimizer"):
         plain.load_state_dict(content)
+
+
+def test_another_tokenizer_is_refused(tmp_path):
+    """The weights would fit, the words would be others."""
+    run = a_run()
+    run.model.text_encoder = nn.Module()
+    run.model.text_encoder.tokenizer_id = "bert:of-the-training"
+    content = through_a_file(run.state_dict(3))
+    assert run.load_state_dict(content) == 3
+    run.model.text_encoder.tokenizer_id = "bert:mine"
+    with pytest.raises(WeightsError, match="trained with the tokenizer 'bert:of-the-training', this model has 'bert:mine'"):
+        run.load_state_dict(content)
 
 
 def test_random_state_continues_all_three_generators():
