@@ -27,7 +27,6 @@ _number = itertools.count()  # of data set names in this process
 CONFIG = "glipv2/models/glipv2_shapes_tasks"
 RATE, SIDE = 2e-3, 64
 SLOWER = {"detector.backbone": {"lr_factor": 0.1}}  # at the full rate it learns forms first, and loses colors for good
-WEIGHTS = (0.2, 0.3)  # of the losses of answers and of captions; 1 for those of boxes and masks
 DETECTION, VQA, CAPTION = "detection", "vqa", "caption"
 TOGETHER, ALONE, CONSTANT = "all tasks", "each alone", "one text for all"
 ARMS = {TOGETHER: ((DETECTION, VQA, CAPTION),), ALONE: ((DETECTION,), (VQA,), (CAPTION,)), CONSTANT: ()}  # trainings of an arm
@@ -36,12 +35,14 @@ MAPPERS = {DETECTION: DatasetMapper, VQA: QuestionMapper, CAPTION: CaptionMapper
 
 @dataclass(frozen=True)
 class Budget:
-    """Pictures of each set, steps of each training, samples of each task in a step."""
+    """Pictures of each set, steps of each training, samples of each task in a step; what the losses of answers and of captions
+    count, where those of boxes and masks count 1."""
 
     train: int = 800
     test: int = 150
     steps: int = 1200
     share: int = 8
+    weights: tuple[float, float] = (0.2, 0.3)
 
 
 QUICK = Budget(train=4, test=2, steps=1, share=2)
@@ -108,7 +109,7 @@ class Tasks:
                 ),
                 max_boxes=10,
             )
-        node.heads[0].loss_weight, node.heads[1].loss_weight = WEIGHTS
+        node.heads[0].loss_weight, node.heads[1].loss_weight = self.budget.weights
         node.heads[1].search.beams = 1
         node.heads = [head for task, head in zip((VQA, CAPTION), node.heads, strict=True) if task in tasks]
         torch.manual_seed(self.seed)

@@ -62,6 +62,9 @@ def test_every_task_has_its_share_of_every_model(claims: ModuleType, tmp_path: P
     tasks = import_module("glipv2_tasks")
     turns = tasks.TakingTurns([[{"n": 0}, {"n": 1}, {"n": 2}], [{"n": 7}]])
     assert [x["n"] for x in turns] == [0, 7, 1, 7, 2, 7] and len(turns) == 6
+    longer = import_module("glipv2_together")
+    assert set(longer.ARMS) == set(tasks.ARMS) and longer.BUDGET.steps > tasks.Budget().steps, "the page of longer trainings"
+    assert longer.prepare(tmp_path, True) == (tmp_path, tasks.QUICK) and longer.prepare(tmp_path, False)[1] == longer.BUDGET
     world = tasks.Tasks(tmp_path, 5, tasks.QUICK)
     (together,), alone = tasks.ARMS[tasks.TOGETHER], tasks.ARMS[tasks.ALONE]
     assert sorted(together) == sorted(t for names in alone for t in names), "the same tasks, once each"
