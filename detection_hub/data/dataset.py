@@ -59,7 +59,8 @@ class HubDataset:
         name: the key of its vector, and of its row in results.
         train: registered data sets (or `DerivedSet`s) that are joined; one may stand alone.
         test: one of those, or None.
-        classes: a `Vocabulary` or list of names, which must hold every name of `train` and `test`; None: those of the first split.
+        classes: a `Vocabulary`, a list of names or the name of a built-in one ("lvis"); must hold every name of `train` and `test`.
+            None: those of the first split.
         aliases: name -> words by which the text encoder hears it ("RBC" -> "red blood cell").
         templates: of prompts, such as "a photo of a {}"; (): the hub's.
         description: a sentence, kept for people.
@@ -84,7 +85,7 @@ class HubDataset:
         name: str,
         train: Sequence[Split] | Split = (),
         test: Split | None = None,
-        classes: Vocabulary | Sequence[str] | None = None,
+        classes: Vocabulary | Sequence[str] | str | None = None,
         aliases: Mapping[str, str] | None = None,
         templates: Sequence[str] = (),
         description: str = "",
@@ -135,9 +136,9 @@ class HubDataset:
         if self.classes is not None:
             self.context()  # what is wrong with flags, policy, hierarchy and weights shows now
 
-    def _names(self, classes: Sequence[str]) -> Vocabulary:
+    def _names(self, classes: Sequence[str] | str) -> Vocabulary:
         try:
-            return Vocabulary.from_names(classes)
+            return Vocabulary.builtin(classes) if isinstance(classes, str) else Vocabulary.from_names(classes)
         except VocabularyError as error:
             raise VocabularyError(f"the classes of '{self.name}' cannot be used: {error}") from error
 

@@ -17,6 +17,12 @@ def cells(**more: object) -> HubDataset:
     return HubDataset(**{**fields, **more})
 
 
+def test_classes_may_be_a_built_in_list() -> None:
+    assert len(HubDataset(name="a", classes="lvis").vocabulary) == 1203
+    with pytest.raises(VocabularyError, match="the classes of 'a' cannot be used.*'lvsi'"):
+        HubDataset(name="a", classes="lvsi")
+
+
 def test_a_context_needs_nothing_on_the_disk() -> None:
     words = {"aliases": {"RBC": "red blood cell"}, "templates": ["a {} here"]}
     data = cells(**words, label_policy="partial", evaluator="lvis", loss_weight=0.5)
