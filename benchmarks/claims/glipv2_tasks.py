@@ -30,6 +30,22 @@ SLOWER = {"detector.backbone": {"lr_factor": 0.1}}  # at the full rate it learns
 DETECTION, VQA, CAPTION = "detection", "vqa", "caption"
 TOGETHER, ALONE, CONSTANT = "all tasks", "each alone", "one text for all"
 ARMS = {TOGETHER: ((DETECTION, VQA, CAPTION),), ALONE: ((DETECTION,), (VQA,), (CAPTION,)), CONSTANT: ()}  # trainings of an arm
+WORDS = {
+    TOGETHER: "one model for boxes, masks, answers and captions",
+    ALONE: "three models: boxes and masks, answers, captions",
+    CONSTANT: "no model: the best single answer to all questions, the best single caption of all pictures",
+}
+METRICS = {
+    "tasks: box AP": "of shapes by name",
+    "tasks: mask AP": "of their masks",
+    "tasks: VQA": "accuracy of answers",
+    "tasks: CIDEr": "of captions, times 100",
+    "tasks: BLEU4": "of captions, times 100",
+}
+_NEAR = "one set of weights for all tasks is not more than 2 points below models of single tasks"
+AS_GOOD = [
+    {"text": f"{_NEAR} ({m.removeprefix('tasks: ')})", "better": (TOGETHER, m), "worse": (ALONE, m), "within": 2} for m in METRICS
+]
 MAPPERS = {DETECTION: DatasetMapper, VQA: QuestionMapper, CAPTION: CaptionMapper}
 
 

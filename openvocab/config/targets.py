@@ -163,14 +163,15 @@ def _walk(node: object, path: str, depth: int, left: list[int]) -> Iterator[tupl
     left[0] -= 1
     if depth > MAX_DEPTH or left[0] < 0:
         raise ConfigError(f"the config is too large, or refers to itself, at '{path[:80]}'")
-    for key, value in _children(node):
+    for key, value in children(node):
         where = f"{path}.{key}" if path else str(key)
         if key == "_target_" or isinstance(value, Unresolved):
             yield where, value
         yield from _walk(value, where, depth + 1, left)
 
 
-def _children(node: object) -> Iterator[tuple[object, object]]:
+def children(node: object) -> Iterator[tuple[object, object]]:
+    """Yield (key, value) of a dict or list: no missing values, and `Unresolved` for references that lead nowhere."""
     if isinstance(node, (DictConfig, ListConfig)):
         if node._is_none() or node._is_missing():
             return

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from openvocab.errors import ConfigError, DataError, PromptError
-from openvocab.text.bert_files import find_source, load_tokenizer, tokenizer_file
-from openvocab.text.identity import words_digest
+from openvocab.text.bert_files import find_source, load_tokenizer, name_tokenizer, tokenizer_file
 from openvocab.vocabulary import Vocabulary
 
 from .prompts import PromptSampler, positions
@@ -43,7 +42,7 @@ class TokenBudget:
         separator: str = ". ",
     ) -> None:
         self._tokenizer = load_tokenizer(tokenizer_file(None if source is None else find_source(str(source)), vocab_file))
-        self.tokenizer_id = f"bert:{words_digest(self._tokenizer.get_vocab())}"
+        self.tokenizer_id = name_tokenizer(self._tokenizer)
         special = len(self._tokenizer.encode("").ids)
         if max_tokens <= special:
             raise ConfigError(f"max_tokens={max_tokens} leaves no room for a word")

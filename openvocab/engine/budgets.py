@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from openvocab.config import instantiate
-from openvocab.config.targets import real_name
+from openvocab.config.targets import children, real_name
 from openvocab.data import TokenBudget
 from openvocab.errors import ConfigError
 from openvocab.text.identity import encoder_of
@@ -42,14 +42,11 @@ def check_budgets(dataloader: DictConfig, model: nn.Module) -> None:
             raise ConfigError(f"{place}.max_tokens={budget.max_tokens}, but the text encoder reads {encoder.max_tokens} at most")
 
 
-def _budgets(node: object, place: str) -> Iterator[tuple[str, DictConfig]]:
-    if not isinstance(node, (DictConfig, ListConfig)) or node._is_none() or node._is_missing():
+def _budgets(node: object, place: str) -> Iterator[tuple[str, object]]:
+    found = dict(children(node))
+    target = found.get("_target_", "")
+    if (target if isinstance(target, str) else real_name(target)).endswith(TARGET):
+        yield place, node
         return
-    if isinstance(node, DictConfig) and "_target_" in node:
-        target = node["_target_"]
-        if (target if isinstance(target, str) else real_name(target)).endswith(TARGET):
-            yield place, node
-            return
-    for key in list(node) if isinstance(node, DictConfig) else range(len(node)):
-        if not OmegaConf.is_missing(node, key):
-            yield from _budgets(node[key], f"{place}.{key}")
+    for key, value in found.items():
+        yield from _budgets(value, f"{place}.{key}")

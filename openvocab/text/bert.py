@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from openvocab.errors import TextEncoderError, missing
 
 from .base import TEXT_ENCODER_REGISTRY, LanguageFeatures, Pieces, TextEncoder, TokenBatch
-from .bert_files import find_source, load_bert, load_tokenizer, tokenizer_file, weight_files
-from .identity import file_digest, words_digest
+from .bert_files import find_source, load_bert, load_tokenizer, name_tokenizer, tokenizer_file, weight_files
+from .identity import file_digest
 
 POOLINGS = ("mean", "cls")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -66,7 +66,7 @@ class BertTextEncoder(TextEncoder):
         self.dim, self.max_tokens = settings.hidden_size, min(max_tokens, settings.max_position_embeddings)
         self.pooling, self.frozen = pooling, frozen
         self.mask_id, self.vocab_size = self._tokenizer.token_to_id("[MASK]"), self._tokenizer.get_vocab_size()
-        self.tokenizer_id = f"bert:{words_digest(self._tokenizer.get_vocab())}"
+        self.tokenizer_id = name_tokenizer(self._tokenizer)
         self.special_ids = tuple(i for t in SPECIAL if (i := self._tokenizer.token_to_id(t)) is not None)
         suffix = "" if pooling == "mean" else f":{pooling}"
         self.sign(self._describe(source, folder, words, vocab_file) + suffix)

@@ -14,6 +14,8 @@ from torch import nn
 
 from openvocab.errors import TextEncoderError, missing
 
+from .identity import words_digest
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -178,6 +180,11 @@ def load_tokenizer(path: Path) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def name_tokenizer(tokenizer: Tokenizer) -> str:
+    """Return the `tokenizer_id` of a text encoder with this tokenizer."""
+    return f"bert:{words_digest(tokenizer.get_vocab())}"
 
 
 def _read_json(path: Path) -> dict:

@@ -34,7 +34,7 @@ class WithEncoder(ToyDetector):
 
     def __init__(self) -> None:
         super().__init__()
-        self.text_encoder = BertTextEncoder(source=None, config={**TINY_BERT, "num_hidden_layers": 1}, max_tokens=64)
+        self.text_encoder = ENCODER
 
 
 def loader(**budget: object) -> OmegaConf:
